@@ -1,0 +1,274 @@
+"""Cartoon faces with exactly known attributes, drawn from DiceBear's avatars.
+
+The labels come first (drawn from the seed), the picture second, so a label is never a guess.
+Artists and licences of the styles are credited in NOTICE.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import io
+import json
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from gan_backbones.files import write_atomically
+from gan_backbones.schema import AttributeSchema
+
+IMAGE_SIZE = 64
+IMAGES_PER_FOLDER = 10_000  # numbered sub-folders, as CartoonSet100k has them
+NONE = "none"  # the variant of a part that is missing
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute of a style.
+
+    Attributes:
+        option: the DiceBear option that draws it.
+        variants: the option's values; colours without their ``#``. ``"none"`` is a missing part.
+        none_share: how often the part is missing; the other variants share the rest evenly.
+        part: for a colour, the attribute that must be present for the colour to be seen.
+    """
+
+    option: str
+    variants: tuple[str, ...]
+    none_share: float = 0.0
+    part: str | None = None
+
+
+@dataclass(frozen=True)
+class Style:
+    """A drawing style: its attributes, what is held fixed, and the crop.
+
+    Only variants that a person can tell apart at 64x64 are listed. Hats, dark glasses and an eye
+    patch are left out: they hide other attributes, and a label that cannot be seen is a wrong one.
+    """
+
+    attributes: dict[str, Attribute]
+    view_box: str
+    licence: str
+    fixed: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def schema(self) -> AttributeSchema:
+        return AttributeSchema({name: a.variants for name, a in self.attributes.items()})
+
+
+STYLES: dict[str, Style] = {
+    "avataaars": Style(
+        attributes={
+            "hair": Attribute(
+                "topVariant",
+                ("shortFlat", "frizzle", "bun", "shaggy", "bob", "straight01", "fro"),
+            ),
+            "hairColor": Attribute(
+                "hairColor", ("2c1b18", "a55728", "d6b370", "c93305", "f59797", "e8e1e1")
+            ),
+            "skinColor": Attribute(
+                "skinColor", ("614335", "ae5d29", "edb98a", "ffdbb4", "f8d25c")
+            ),
+            "eyes": Attribute("eyesVariant", ("default", "happy", "hearts", "surprised")),
+            "eyebrows": Attribute(
+                "eyebrowsVariant",
+                ("flatNatural", "angryNatural", "raisedExcited", "sadConcerned"),
+            ),
+            "mouth": Attribute("mouthVariant", ("smile", "serious", "sad", "screamOpen", "grimace")),
+            "glasses": Attribute("accessoriesVariant", (NONE, "round", "prescription02"), 0.4),
+            "glassesColor": Attribute(
+                "accessoriesColor", (NONE, "262e33", "5199e4", "ff488e"), part="glasses"
+            ),
+            "beard": Attribute(
+                "facialHairVariant", (NONE, "beardMajestic", "beardLight", "moustacheFancy"), 0.4
+            ),
+            "beardColor": Attribute(
+                "facialHairColor", (NONE, "2c1b18", "a55728", "d6b370", "e8e1e1"), part="beard"
+            ),
+        },
+        view_box="48 18 184 184",  # the head without the shoulders
+        licence='"Avataaars" by Pablo Stanley (https://avataaars.com/), '
+        "free for personal and commercial use",
+        fixed={"topProbability": 100, "clothesVariant": ["shirtScoopNeck"]},
+    ),
+    "toon-head": Style(
+        attributes={
+            "hair": Attribute("hairVariant", ("bun", "sideComed", "spiky", "undercut")),
+            "rearHair": Attribute(
+                "rearHairVariant",
+                (NONE, "longStraight", "longWavy", "neckHigh", "shoulderHigh"),
+                0.3,
+            ),
+            "hairColor": Attribute("hairColor", ("2c1b18", "a55728", "b58143", "d6b370", "724133")),
+            "skinColor": Attribute("skinColor", ("f1c3a5", "c68e7a", "b98e6a", "a36b4f", "5c3829")),
+            "eyes": Attribute("eyesVariant", ("bow", "happy", "humble", "wide", "wink")),
+            "eyebrows": Attribute(
+                "eyebrowsVariant", ("angry", "happy", "neutral", "raised", "sad")
+            ),
+            "mouth": Attribute("mouthVariant", ("agape", "angry", "laugh", "sad", "smile")),
+            "beard": Attribute(
+                "beardVariant",
+                (NONE, "chin", "chinMoustache", "fullBeard", "longBeard", "moustacheTwirl"),
+                0.4,
+            ),
+            "clothes": Attribute(
+                "clothesVariant", ("dress", "openJacket", "shirt", "tShirt", "turtleNeck")
+            ),
+            "clothesColor": Attribute(
+                "clothesColor", ("545454", "b11f1f", "0b3286", "147f3c", "eab308", "e8e9e6")
+            ),
+        },
+        view_box="",  # the whole drawing
+        licence='"Toon Head" by Johan Melin, CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/)',
+    ),
+}
+
+
+def draw_labels(style: Style, seed: int, index: int) -> list[int]:
+    """The variant index of each attribute of image ``index``: a function of seed and index alone."""
+    rng = np.random.default_rng([seed, index])
+    labels: dict[str, int] = {}
+    for name, attribute in style.attributes.items():
+        has_none = attribute.variants[0] == NONE
+        choice = int(rng.integers(has_none, len(attribute.variants)))
+        if attribute.part is not None:
+            missing = labels[attribute.part] == 0
+        else:
+            missing = has_none and rng.random() < attribute.none_share
+        labels[name] = 0 if missing else choice
+    return list(labels.values())
+
+
+def draw_face(style_name: str, labels: Iterable[int]) -> Image.Image:
+    """One RGB image of 64x64 pixels on white ground.
+
+    Raises:
+        ModuleNotFoundError: the renderer is not installed; the message says how to get it.
+    """
+    import resvg_py
+    from dicebear import Avatar
+
+    style, renderer = STYLES[style_name], _renderer(style_name)
+    options: dict[str, object] = {"seed": "0", **style.fixed}
+    for (name, attribute), label in zip(style.attributes.items(), labels, strict=True):
+        variant = attribute.variants[label]
+        component = attribute.option.removesuffix("Variant")
+        if attribute.option.endswith("Color"):
+            if variant != NONE:
+                options[attribute.option] = [f"#{variant}"]
+        elif variant == NONE:
+            options[f"{component}Probability"] = 0
+        else:
+            options[attribute.option] = [variant]
+            if attribute.variants[0] == NONE or name == "hair":
+                options[f"{component}Probability"] = 100
+    svg = Avatar(renderer, options).to_json()["svg"]
+    if style.view_box:
+        svg = re.sub(r'viewBox="[^"]*"', f'viewBox="{style.view_box}"', svg, count=1)
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg, width=IMAGE_SIZE, height=IMAGE_SIZE, background="white"
+    )
+    return Image.open(io.BytesIO(bytes(png))).convert("RGB")
+
+
+def render_cartoon_faces(
+    out_dir: str | Path,
+    count: int,
+    seed: int = 0,
+    style: str = "avataaars",
+    processes: int | None = None,
+) -> Path:
+    """Render ``count`` faces into ``out_dir`` in the layout that :class:`CartoonSet` reads.
+
+    The images depend on ``seed`` and their number alone, not on ``processes``. A second call
+    renders only what is missing, so an interrupted run resumes where it stopped.
+
+    Args:
+        out_dir: gets ``0/000000.png`` and ``.csv`` and so on, ``schema.json`` (the variants'
+            names) and ``render.json`` (style, seed and licence).
+        count: how many images.
+        seed: any non-negative integer.
+        style: ``"avataaars"`` (head crop) or ``"toon-head"``.
+        processes: how many to render with; all cores by default.
+
+    Returns:
+        ``out_dir``.
+
+    Raises:
+        ValueError: an unknown style, a count below 1, or a folder that holds another style or seed.
+        ModuleNotFoundError: the extra ``data`` is not installed.
+    """
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}; allowed: {', '.join(STYLES)}")
+    if count < 1:
+        raise ValueError(f"count is {count}; it must be at least 1")
+    try:
+        _renderer(style)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"rendering faces needs {error.name}: pip install 'latentgym[data]'", name=error.name
+        ) from None
+
+    out_dir = Path(out_dir)
+    origin = {"style": style, "seed": seed, "licence": STYLES[style].licence}
+    origin_file = out_dir / "render.json"
+    if origin_file.exists() and (found := json.loads(origin_file.read_text())) != origin:
+        raise ValueError(
+            f"{out_dir} holds style {found.get('style')!r}, seed {found.get('seed')}; "
+            f"asked for style {style!r}, seed {seed}: choose another folder"
+        )
+    write_atomically(origin_file, json.dumps(origin, indent=1).encode())
+    write_atomically(out_dir / "schema.json", STYLES[style].schema.to_json().encode())
+
+    missing = [i for i in range(count) if not image_file(out_dir, i).with_suffix(".csv").exists()]
+    chunks = [missing[i : i + 64] for i in range(0, len(missing), 64)]
+    processes = processes or os.cpu_count() or 1
+    with (
+        tqdm(total=count, initial=count - len(missing), unit="img", desc="rendering faces") as bar,
+        ProcessPoolExecutor(processes) as pool,
+    ):
+        jobs = [pool.submit(_render_chunk, out_dir, style, seed, chunk) for chunk in chunks]
+        for job in jobs:
+            bar.update(job.result())
+    return out_dir
+
+
+def image_file(root: Path, index: int) -> Path:
+    """Where image ``index`` lies; its attributes lie beside it as ``.csv``."""
+    return root / str(index // IMAGES_PER_FOLDER) / f"{index:06d}.png"
+
+
+def _render_chunk(out_dir: Path, style_name: str, seed: int, indices: list[int]) -> int:
+    style = STYLES[style_name]
+    for index in indices:
+        labels = draw_labels(style, seed, index)
+        png = io.BytesIO()
+        draw_face(style_name, labels).save(png, "png")
+        rows = "".join(
+            f'"{name}", {label}, {size}\n'
+            for name, label, size in zip(
+                style.schema.names, labels, style.schema.sizes, strict=True
+            )
+        )
+        path = image_file(out_dir, index)
+        write_atomically(path, png.getvalue())
+        write_atomically(path.with_suffix(".csv"), rows.encode())  # last: it marks the image as done
+    return len(indices)
+
+
+@cache
+def _renderer(style_name: str):
+    """DiceBear's compiled style; building it takes a while, so each process does it once."""
+    import resvg_py  # noqa: F401  (missing renderers are reported before any work is done)
+    from dicebear import Style as DiceBearStyle
+
+    text = (importlib.resources.files("dicebear_styles") / f"{style_name}.json").read_text()
+    return DiceBearStyle(json.loads(text))
