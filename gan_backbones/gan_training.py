@@ -146,7 +146,7 @@ class GANTrainer:
         buffer = io.BytesIO()
         torch.save(
             {
-                "config": self._fingerprint(),
+                "config": self.settings(),
                 "iteration": self.iteration,
                 "generator": self._generator.state_dict(),
                 "discriminator": self.discriminator.state_dict(),
@@ -250,7 +250,7 @@ class GANTrainer:
         if not file.exists():
             return
         checkpoint = torch.load(file, weights_only=True)
-        theirs, ours = checkpoint["config"], self._fingerprint()
+        theirs, ours = checkpoint["config"], self.settings()
         changed = [
             f"{key} {theirs.get(key)} -> {ours.get(key)}"
             for key in ours
@@ -268,7 +268,7 @@ class GANTrainer:
         for name, optimiser in self._optimisers.items():
             optimiser.load_state_dict(checkpoint["optimisers"][name])
 
-    def _fingerprint(self) -> dict[str, object]:
+    def settings(self) -> dict[str, object]:
         """The configuration less what may differ between machines, plus the number of images."""
         settings = dataclasses.asdict(self.config)
         for key in ("data", "out", "checkpoint_interval"):

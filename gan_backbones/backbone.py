@@ -1,0 +1,155 @@
+"""The bundle that an environment loads: frozen networks, attribute schema and model card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from gan_backbones import networks
+from gan_backbones.files import write_atomically
+from gan_backbones.schema import AttributeSchema
+
+FORMAT = "latentgym-backbone-1"
+ROLES = ("generator", "discriminator", "classifier", "judge")
+
+
+class BackboneError(ValueError):
+    """A backbone cannot be found or read; the message names it and says what is wrong."""
+
+
+@dataclass
+class Backbone:
+    """A frozen generator with all that judges its images.
+
+    The networks are put in evaluation mode and frozen. Any ``nn.Module`` with the stated
+    inputs and outputs will do; those of :mod:`gan_backbones.networks` can also be saved.
+
+    Attributes:
+        generator: latents float32 ``[N, latent_dim]`` to images float32 ``[N, C, H, W]`` in
+            [-1, 1]; deterministic, each image independent of its neighbours in the batch.
+        latent_dim: length of the latent, whose prior is N(0, I).
+        discriminator: images to realism logits ``[N]``.
+        classifier: images to attribute logits ``[N, schema.size]``; rewards are made of it.
+        judge: another such classifier, trained on other images. It only evaluates, so it exposes
+            an agent that games the classifier.
+        schema: the attributes.
+        card: the model card: data, licence, command, seed, measured figures. Plain JSON data.
+    """
+
+    generator: nn.Module
+    latent_dim: int
+    discriminator: nn.Module | None = None
+    classifier: nn.Module | None = None
+    judge: nn.Module | None = None
+    schema: AttributeSchema | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for network in self.networks.values():
+            network.requires_grad_(False).eval()
+
+    def __repr__(self) -> str:
+        name = self.card.get("name", "unnamed")
+        return f"<Backbone {name}: {', '.join(self.networks)}; latent_dim {self.latent_dim}>"
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks it has, by role."""
+        return {role: net for role in ROLES if (net := getattr(self, role)) is not None}
+
+    def to(self, device: str | torch.device) -> Backbone:
+        """Move all networks to ``device``, in place; returns itself."""
+        for network in self.networks.values():
+            network.to(device)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically. Loading it never runs code.
+
+        Raises:
+            BackboneError: a network that is not one of :mod:`gan_backbones.networks`.
+        """
+        architecture, tensors = {}, {}
+        for role, network in self.networks.items():
+            kind = type(network).__name__
+            if getattr(networks, kind, None) is not type(network):
+                raise BackboneError(
+                    f"the {role} is a {kind}, which is no class of gan_backbones.networks: "
+                    "a backbone file can only hold those"
+                )
+            architecture[role] = {"class": kind, **network.config}
+            for key, value in network.state_dict().items():
+                tensors[f"{role}.{key}"] = value.cpu().contiguous()
+        metadata = {
+            "format": FORMAT,
+            "architecture": json.dumps(architecture),
+            "schema": self.schema.to_json() if self.schema else "",
+            "card": json.dumps(self.card),
+        }
+        write_atomically(path, save(tensors, metadata))
+
+    @classmethod
+    def read(cls, path: str | Path) -> Backbone:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            BackboneError: the file is missing, damaged, or not a backbone.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise BackboneError(f"{path}: no such file")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BackboneError(f"{path}: damaged or not a safetensors file ({error})") from None
+        if metadata.get("format") != FORMAT:
+            raise BackboneError(
+                f"{path}: not a backbone; its format is {metadata.get('format')!r}, "
+                f"expected {FORMAT!r}"
+            )
+        try:
+            architecture = json.loads(metadata["architecture"])
+            loaded = {
+                role: _rebuild(path, role, config, tensors) for role, config in architecture.items()
+            }
+            schema = metadata["schema"] and AttributeSchema.from_json(metadata["schema"])
+            return cls(
+                latent_dim=architecture["generator"]["latent_dim"],
+                schema=schema or None,
+                card=json.loads(metadata["card"]),
+                **loaded,
+            )
+        except BackboneError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise BackboneError(f"{path}: its description is damaged ({error!r})") from None
+
+
+def _rebuild(
+    path: Path, role: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> nn.Module:
+    kind = config.pop("class")
+    if kind not in ("Generator", "Discriminator", "Classifier", "Judge"):
+        raise BackboneError(f"{path}: unknown network class {kind!r} for the {role}")
+    with torch.device("meta"):  # no time spent on initial weights that are overwritten at once
+        network = getattr(networks, kind)(**config)
+    weights = {
+        key.removeprefix(f"{role}."): value
+        for key, value in tensors.items()
+        if key.startswith(f"{role}.")
+    }
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise BackboneError(f"{path}: the weights of the {role} do not fit: {error}") from None
+    config["class"] = kind
+    return network

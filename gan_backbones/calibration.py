@@ -1,0 +1,51 @@
+"""Making a discriminator's logit a probability: Platt scaling on images it was not trained on."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from gan_backbones.networks import Discriminator
+
+
+def fit_platt(real: torch.Tensor, generated: torch.Tensor) -> tuple[float, float]:
+    """Scale and shift that make ``sigmoid(scale * logit + shift)`` the probability of being real.
+
+    Logistic regression with Platt's (1999) softened targets, which keep the scale finite even
+    where the two sets do not overlap.
+
+    Args:
+        real: the discriminator's logits ``[N]`` of held-out real images.
+        generated: its logits ``[M]`` of generated images.
+    """
+    logits = torch.cat([real, generated]).double()
+    targets = torch.cat(
+        [
+            torch.full((len(real),), (len(real) + 1) / (len(real) + 2), dtype=torch.double),
+            torch.full((len(generated),), 1 / (len(generated) + 2), dtype=torch.double),
+        ]
+    )
+    # Fit on standardised logits: LBFGS then starts near the answer whatever the logits' range.
+    centre, spread = logits.mean(), logits.std()
+    parameters = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        scaled = parameters[0] * (logits - centre) / spread + parameters[1]
+        value = F.binary_cross_entropy_with_logits(scaled, targets)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    slope, intercept = parameters.tolist()
+    scale = slope / spread.item()
+    return scale, intercept - scale * centre.item()
+
+
+@torch.no_grad()
+def rescale(discriminator: Discriminator, scale: float, shift: float) -> None:
+    """Fold ``scale * logit + shift`` into the discriminator's last layer."""
+    last = discriminator.layers[-1]
+    last.weight.mul_(scale)
+    last.bias.mul_(scale).add_(shift)

@@ -1,0 +1,108 @@
+"""The figures of a backbone, on images that none of its networks has seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gan_backbones.backbone import Backbone
+from gan_backbones.classifier_training import predict_attributes
+from gan_backbones.datasets.cartoon_set import to_float
+from gan_backbones.metrics import batched, precision_recall
+
+QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+
+
+def evaluate_backbone(
+    backbone: Backbone, images: torch.Tensor, labels: torch.Tensor, seed: int = 0
+) -> dict[str, Any]:
+    """Compare as many generated images with held-out real ones.
+
+    Args:
+        backbone: with all four networks and a schema.
+        images: held-out real images, uint8 ``[N, C, H, W]``.
+        labels: their variant indices, int64 ``[N, A]``.
+        seed: of the N latents.
+
+    Returns:
+        Plain JSON data: ``classifier_accuracy`` and ``judge_accuracy`` on the real images (mean
+        over attributes) and per attribute; ``agreement`` of the two on generated images;
+        ``lowest_share``: over all variants, the smallest ratio of a variant's share among
+        generated images (as the judge sees them) to its share in the data, and which variant;
+        k-NN ``precision`` and ``recall`` (k = 5) in the judge's features; the discriminator's
+        probability quantiles and its accuracy on both sets.
+    """
+    schema = backbone.schema
+    latents = torch.randn(
+        len(images), backbone.latent_dim, generator=torch.Generator().manual_seed(seed)
+    )
+    generated = batched(backbone.generator, latents)
+
+    def real(network):
+        return batched(lambda batch: network(to_float(batch)), images)
+
+    seen_real = {
+        role: predict_attributes(real(getattr(backbone, role)), schema)
+        for role in ("classifier", "judge")
+    }
+    seen_generated = {
+        role: predict_attributes(batched(getattr(backbone, role), generated), schema)
+        for role in ("classifier", "judge")
+    }
+    by_attribute = {
+        role: dict(zip(schema.names, _shares(seen == labels), strict=True))
+        for role, seen in seen_real.items()
+    }
+    agreement = (seen_generated["classifier"] == seen_generated["judge"]).double()
+    ratios = _share_ratios(seen_generated["judge"], labels, schema)
+    rarest = min(ratios, key=ratios.get)
+    precision, recall = precision_recall(
+        real(backbone.judge.features), batched(backbone.judge.features, generated)
+    )
+    realism_real = torch.sigmoid(real(backbone.discriminator))
+    realism_generated = torch.sigmoid(batched(backbone.discriminator, generated))
+    return {
+        "images": len(images),
+        "classifier_accuracy": _mean(by_attribute["classifier"]),
+        "judge_accuracy": _mean(by_attribute["judge"]),
+        "accuracy_by_attribute": by_attribute,
+        "agreement": round(agreement.mean().item(), 4),
+        "agreement_by_attribute": dict(zip(schema.names, _shares(agreement), strict=True)),
+        "lowest_share": {"variant": rarest, "ratio": ratios[rarest]},
+        "precision": round(precision, 4),
+        "recall": round(recall, 4),
+        "realism_quantiles": {
+            "at": list(QUANTILES),
+            "real": _quantiles(realism_real),
+            "generated": _quantiles(realism_generated),
+        },
+        "discriminator": {
+            "reals_accepted": round((realism_real > 0.5).double().mean().item(), 4),
+            "fakes_rejected": round((realism_generated <= 0.5).double().mean().item(), 4),
+        },
+    }
+
+
+def _share_ratios(generated: torch.Tensor, real: torch.Tensor, schema) -> dict[str, float]:
+    ratios = {}
+    for position, (name, variants) in enumerate(schema.variants.items()):
+        for index, variant in enumerate(variants):
+            in_data = (real[:, position] == index).double().mean().item()
+            in_generated = (generated[:, position] == index).double().mean().item()
+            if in_data > 0:
+                ratios[f"{name}={variant}"] = round(in_generated / in_data, 3)
+    return ratios
+
+
+def _shares(matches: torch.Tensor) -> list[float]:
+    return [round(share, 4) for share in matches.double().mean(dim=0).tolist()]
+
+
+def _mean(by_attribute: dict[str, float]) -> float:
+    return round(sum(by_attribute.values()) / len(by_attribute), 4)
+
+
+def _quantiles(values: torch.Tensor) -> list[float]:
+    at = torch.tensor(QUANTILES, dtype=values.dtype)
+    return [round(q, 4) for q in torch.quantile(values, at).tolist()]

@@ -1,0 +1,76 @@
+"""Backbones by name: the shipped ones, registered ones, and those of installed packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import torch
+
+from gan_backbones.backbone import Backbone, BackboneError
+
+ENTRY_POINT_GROUP = "latentgym.backbones"
+
+_SHIPPED = Path(__file__).parent / "weights"
+_factories: dict[str, Callable[[], Backbone]] = {}
+
+
+def register(name: str, factory: Callable[[], Backbone]) -> None:
+    """Make ``load(name)`` call ``factory``. A later registration of the same name wins.
+
+    A package can do the same without being imported first: an entry point of the group
+    ``latentgym.backbones`` whose name is the backbone's and whose object is the factory.
+
+    Args:
+        name: any text without a path separator or the ending ``.safetensors``.
+        factory: called without arguments at each load.
+
+    Raises:
+        ValueError: a name that would read as a path.
+    """
+    if _looks_like_path(name):
+        raise ValueError(f"name {name!r} looks like a path; choose one without / or .safetensors")
+    _factories[name] = factory
+
+
+def list_backbones() -> list[str]:
+    """All names that :func:`load` knows, sorted."""
+    shipped = {file.stem for file in _SHIPPED.glob("*.safetensors")}
+    return sorted(shipped | set(_factories) | set(_plugins()))
+
+
+def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Backbone:
+    """Load a backbone by name, or from a file that :meth:`Backbone.save` wrote.
+
+    Args:
+        name_or_path: a name of :func:`list_backbones`, or a path ending in ``.safetensors``.
+        device: where its networks go.
+
+    Raises:
+        BackboneError: no such name (the message lists those there are), or a missing or damaged
+            file.
+    """
+    name = str(name_or_path)
+    if name in _factories:
+        backbone = _factories[name]()
+    elif (shipped := _SHIPPED / f"{name}.safetensors").is_file():
+        backbone = Backbone.read(shipped)
+    elif name in (plugins := _plugins()):
+        backbone = plugins[name].load()()
+    elif _looks_like_path(name):
+        backbone = Backbone.read(name)
+    else:
+        raise BackboneError(
+            f"unknown backbone {name!r}; known: {', '.join(list_backbones())}, "
+            "or a path to a .safetensors file"
+        )
+    return backbone.to(device)
+
+
+def _plugins():
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _looks_like_path(name: str) -> bool:
+    return "/" in name or "\\" in name or name.endswith(".safetensors")
