@@ -24,7 +24,7 @@ class BackboneError(ValueError):
     """A backbone cannot be found or read; the message names it and says what is wrong."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Backbone:
     """A frozen generator with all that judges its images.
 

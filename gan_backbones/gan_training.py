@@ -11,6 +11,11 @@ import dataclasses
 import io
 import json
 import math
+import signal
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +31,8 @@ from gan_backbones.losses import (
     zero_centred_penalty,
 )
 from gan_backbones.networks import Discriminator, Generator
+
+LOG_INTERVAL = 50  # iterations
 
 
 @dataclass(frozen=True)
@@ -104,45 +111,52 @@ class GANTrainer:
         for network in (self._generator, self.discriminator, self.generator):
             network.to(memory_format=torch.channels_last)
         # No momentum: with it adversarial training oscillates. beta2 < .999 follows R3GAN.
+        self._trained = {"generator": self._generator, "discriminator": self.discriminator}
         self._optimisers = {
             name: torch.optim.Adam(network.parameters(), config.learning_rate, betas=(0.0, 0.99))
-            for name, network in (
-                ("generator", self._generator),
-                ("discriminator", self.discriminator),
-            )
+            for name, network in self._trained.items()
         }
         self.iteration = 0
 
     def train(self) -> None:
         """Train up to ``config.iterations``, resuming from the checkpoint in ``config.out``.
 
-        Writes ``checkpoint.pt``, ``log.jsonl`` and ``samples/<iteration>.png``. Ctrl-C saves first.
+        Writes ``checkpoint.pt``, ``log.jsonl`` and ``samples/<iteration>.png``. Ctrl-C finishes the
+        iteration and saves first; a second one acts at once.
 
         Raises:
-            ValueError: the checkpoint in ``config.out`` was made under another configuration.
-            FloatingPointError: a loss is not finite; the last checkpoint is left as it was.
+            ValueError: the checkpoint in ``config.out`` is damaged, or was made under another
+                configuration.
+            FloatingPointError: a loss or a weight is not finite; the last checkpoint is left as it
+                was.
         """
         self._resume()
         config = self.config
-        bar = tqdm(
-            total=config.iterations, initial=self.iteration, desc="training GAN", unit="it"
-        )
-        try:
-            with bar:
-                while self.iteration < config.iterations:
-                    losses = self._step()
-                    self.iteration += 1
-                    bar.update()
-                    if self.iteration % 50 == 0:
-                        self._log(losses, bar)
-                    if self.iteration % config.checkpoint_interval == 0:
-                        self.save()
-        finally:
+        bar = tqdm(total=config.iterations, initial=self.iteration, desc="training GAN", unit="it")
+        with bar, _interrupt_flag() as interrupted:
+            while self.iteration < config.iterations and not interrupted.is_set():
+                losses = self._step()
+                self.iteration += 1
+                bar.update()
+                if self.iteration % LOG_INTERVAL == 0:
+                    self._log(losses, bar)
+                if self.iteration % config.checkpoint_interval == 0:
+                    self.save()
+            # Not in a `finally`: after an error the discriminator may be a step ahead.
             if self.iteration % config.checkpoint_interval:
                 self.save()
+        if interrupted.is_set():
+            raise KeyboardInterrupt
 
     def save(self) -> None:
-        """Write the checkpoint (atomically) and a grid of samples of fixed latents."""
+        """Write the checkpoint (atomically) and a grid of samples of fixed latents.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
+        """
+        for name, network in self._trained.items():
+            if not all(value.isfinite().all() for value in network.state_dict().values()):
+                raise self._diverged(f"the {name} has weights that are not finite")
         buffer = io.BytesIO()
         torch.save(
             {
@@ -205,13 +219,16 @@ class GANTrainer:
 
     def _update(self, name: str, loss: torch.Tensor) -> None:
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the {name}'s loss is {loss.item()} at iteration {self.iteration}; "
-                f"last good checkpoint: {self.out / 'checkpoint.pt'}"
-            )
+            raise self._diverged(f"the {name}'s loss is {loss.item()}")
         self._optimisers[name].zero_grad()
         loss.backward()
         self._optimisers[name].step()
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} at iteration {self.iteration}; "
+            f"last good checkpoint: {self.out / 'checkpoint.pt'}"
+        )
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -246,13 +263,27 @@ class GANTrainer:
 
     def _resume(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        file = self.out / "checkpoint.pt"
-        if not file.exists():
-            return
-        checkpoint = torch.load(file, weights_only=True)
-        theirs, ours = checkpoint["config"], self.settings()
+        file, log = self.out / "checkpoint.pt", self.out / "log.jsonl"
+        if file.exists():
+            self._load(file)
+        if log.exists():  # drop what a killed run logged after its last checkpoint
+            lines = log.read_text().splitlines(keepends=True)[: self.iteration // LOG_INTERVAL]
+            write_atomically(log, "".join(lines).encode())
+
+    def _load(self, file: Path) -> None:
+        try:
+            with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile("wrong checksum")
+            checkpoint = torch.load(file, weights_only=True)
+            theirs = dict(checkpoint["config"])
+        except Exception as error:  # torch raises many kinds
+            raise ValueError(
+                f"{file} is damaged or not a checkpoint of this trainer: delete it to start afresh"
+            ) from error
+        ours = self.settings()
         changed = [
-            f"{key} {theirs.get(key)} -> {ours.get(key)}"
+            f"{key} {theirs.get(key)} -> {ours[key]}"
             for key in ours
             if theirs.get(key) != ours[key]
         ]
@@ -279,3 +310,26 @@ class GANTrainer:
 def _seeded(seed: int, number: int) -> torch.Generator:
     """A random generator that is a pure function of (seed, number)."""
     return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets instead of raising KeyboardInterrupt amid an iteration."""
+    flag = threading.Event()
+
+    def handle(*_: object) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    # Elsewhere Ctrl-C raises nothing: another thread, or a program with a handler of its own.
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

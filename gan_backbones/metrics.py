@@ -11,7 +11,7 @@ def batched(
     function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, batch_size: int = 256
 ) -> torch.Tensor:
     """``function`` over ``inputs`` in batches without autograd, so memory stays bounded."""
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.cat([function(batch) for batch in inputs.split(batch_size)])
 
 

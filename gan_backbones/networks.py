@@ -5,6 +5,8 @@ Every network works on square images whose side is a power of two from 16 pixels
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -36,7 +38,7 @@ class Generator(nn.Module):
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         ]
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [
                 nn.ConvTranspose2d(width_in, width_out, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(width_out),
@@ -70,7 +72,7 @@ class Discriminator(nn.Module):
         self.apply(_he_init)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images).flatten()
+        return self.layers(images).reshape(len(images))  # fails at images of another size
 
 
 class Classifier(nn.Module):
@@ -80,9 +82,7 @@ class Classifier(nn.Module):
     schema's ``size``.
     """
 
-    def __init__(
-        self, outputs: int, features: int = 24, channels: int = 3, image_size: int = 64
-    ):
+    def __init__(self, outputs: int, features: int = 24, channels: int = 3, image_size: int = 64):
         super().__init__()
         self.config = dict(
             outputs=outputs, features=features, channels=channels, image_size=image_size
@@ -113,9 +113,7 @@ class Judge(nn.Module):
     classifier. Same inputs and outputs as :class:`Classifier`.
     """
 
-    def __init__(
-        self, outputs: int, features: int = 24, channels: int = 3, image_size: int = 64
-    ):
+    def __init__(self, outputs: int, features: int = 24, channels: int = 3, image_size: int = 64):
         super().__init__()
         self.config = dict(
             outputs=outputs, features=features, channels=channels, image_size=image_size
@@ -124,7 +122,7 @@ class Judge(nn.Module):
         self.stem = nn.Conv2d(channels, features, 5, 2, 2)
         self.blocks = nn.ModuleList(
             _ResidualBlock(width_in, width_out)
-            for width_in, width_out in zip(widths, widths[1:], strict=False)
+            for width_in, width_out in itertools.pairwise(widths)
         )
         self.neck = nn.Linear(16 * widths[-1], 128)
         self.head = nn.Linear(128, outputs)

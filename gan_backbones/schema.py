@@ -47,9 +47,8 @@ class AttributeSchema:
         self.size: int = int(sum(self.sizes))
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, AttributeSchema)
-            and list(self.variants.items()) == list(other.variants.items())
+        return isinstance(other, AttributeSchema) and list(self.variants.items()) == list(
+            other.variants.items()
         )
 
     def __repr__(self) -> str:
@@ -80,7 +79,8 @@ class AttributeSchema:
         """
         one_hot = np.zeros(self.size, dtype=np.float32)
         for attribute, variant in target.items():
-            one_hot[self.slices[attribute].start + self.index(attribute, variant)] = 1.0
+            index = self.index(attribute, variant)
+            one_hot[self.slices[attribute].start + index] = 1.0
         return one_hot
 
     def decode(self, one_hot: np.ndarray) -> dict[str, str]:
@@ -102,10 +102,19 @@ class AttributeSchema:
         return target
 
     def encode_indices(self, indices: np.ndarray) -> np.ndarray:
-        """Variant indices int ``[N, len(names)]`` to one-hot float32 ``[N, size]``."""
-        starts = np.array([self.slices[name].start for name in self.names])
+        """Variant indices int ``[N, len(names)]`` to one-hot float32 ``[N, size]``.
+
+        Raises:
+            ValueError: another shape, or an index out of range.
+        """
+        indices = np.asarray(indices)
+        if indices.ndim != 2 or indices.shape[1] != len(self.names):
+            raise ValueError(f"indices have shape {indices.shape}; expected (N, {len(self.names)})")
+        if ((indices < 0) | (indices >= np.array(self.sizes, dtype=int))).any():
+            raise ValueError(f"indices out of range; each attribute's variants: {self.sizes}")
+        starts = np.array([self.slices[name].start for name in self.names], dtype=int)
         one_hot = np.zeros((len(indices), self.size), dtype=np.float32)
-        np.put_along_axis(one_hot, np.asarray(indices) + starts, 1.0, axis=1)
+        np.put_along_axis(one_hot, indices + starts, 1.0, axis=1)
         return one_hot
 
     def to_json(self) -> str:
@@ -124,7 +133,8 @@ class AttributeSchema:
         except json.JSONDecodeError as error:
             raise ValueError(f"attribute schema is not JSON: {error}") from None
         if not isinstance(variants, dict) or not all(
-            isinstance(names, list) for names in variants.values()
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+            for names in variants.values()
         ):
             raise ValueError("attribute schema is not a JSON object of lists of variant names")
         return cls(variants)

@@ -74,15 +74,15 @@ STYLES: dict[str, Style] = {
             "hairColor": Attribute(
                 "hairColor", ("2c1b18", "a55728", "d6b370", "c93305", "f59797", "e8e1e1")
             ),
-            "skinColor": Attribute(
-                "skinColor", ("614335", "ae5d29", "edb98a", "ffdbb4", "f8d25c")
-            ),
+            "skinColor": Attribute("skinColor", ("614335", "ae5d29", "edb98a", "ffdbb4", "f8d25c")),
             "eyes": Attribute("eyesVariant", ("default", "happy", "hearts", "surprised")),
             "eyebrows": Attribute(
                 "eyebrowsVariant",
                 ("flatNatural", "angryNatural", "raisedExcited", "sadConcerned"),
             ),
-            "mouth": Attribute("mouthVariant", ("smile", "serious", "sad", "screamOpen", "grimace")),
+            "mouth": Attribute(
+                "mouthVariant", ("smile", "serious", "sad", "screamOpen", "grimace")
+            ),
             "glasses": Attribute("accessoriesVariant", (NONE, "round", "prescription02"), 0.4),
             "glassesColor": Attribute(
                 "accessoriesColor", (NONE, "262e33", "5199e4", "ff488e"), part="glasses"
@@ -133,7 +133,7 @@ STYLES: dict[str, Style] = {
 
 
 def draw_labels(style: Style, seed: int, index: int) -> list[int]:
-    """The variant index of each attribute of image ``index``: a function of seed and index alone."""
+    """The variant index of each attribute of image ``index``; depends on nothing else."""
     rng = np.random.default_rng([seed, index])
     labels: dict[str, int] = {}
     for name, attribute in style.attributes.items():
@@ -153,10 +153,10 @@ def draw_face(style_name: str, labels: Iterable[int]) -> Image.Image:
     Raises:
         ModuleNotFoundError: the renderer is not installed; the message says how to get it.
     """
+    style, renderer = STYLES[style_name], _renderer(style_name)
     import resvg_py
     from dicebear import Avatar
 
-    style, renderer = STYLES[style_name], _renderer(style_name)
     options: dict[str, object] = {"seed": "0", **style.fixed}
     for (name, attribute), label in zip(style.attributes.items(), labels, strict=True):
         variant = attribute.variants[label]
@@ -203,32 +203,37 @@ def render_cartoon_faces(
         ``out_dir``.
 
     Raises:
-        ValueError: an unknown style, a count below 1, or a folder that holds another style or seed.
+        ValueError: an unknown style, a count below 1, a negative seed, or a folder that holds
+            another style or seed.
         ModuleNotFoundError: the extra ``data`` is not installed.
     """
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; allowed: {', '.join(STYLES)}")
     if count < 1:
         raise ValueError(f"count is {count}; it must be at least 1")
-    try:
-        _renderer(style)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"rendering faces needs {error.name}: pip install 'latentgym[data]'", name=error.name
-        ) from None
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must not be negative")
+    _renderer(style)  # a missing renderer is reported before any file is written
 
     out_dir = Path(out_dir)
     origin = {"style": style, "seed": seed, "licence": STYLES[style].licence}
-    origin_file = out_dir / "render.json"
-    if origin_file.exists() and (found := json.loads(origin_file.read_text())) != origin:
+    schema = STYLES[style].schema.to_json()
+    origin_file, schema_file = out_dir / "render.json", out_dir / "schema.json"
+    if origin_file.exists():
+        found = json.loads(origin_file.read_text())
+        if (found["style"], found["seed"]) != (style, seed):
+            raise ValueError(
+                f"{out_dir} holds style {found['style']!r}, seed {found['seed']}; "
+                f"asked for style {style!r}, seed {seed}: choose another folder"
+            )
+    if schema_file.exists() and schema_file.read_text() != schema:
         raise ValueError(
-            f"{out_dir} holds style {found.get('style')!r}, seed {found.get('seed')}; "
-            f"asked for style {style!r}, seed {seed}: choose another folder"
+            f"{schema_file} lists other variants than style {style!r} has: choose another folder"
         )
     write_atomically(origin_file, json.dumps(origin, indent=1).encode())
-    write_atomically(out_dir / "schema.json", STYLES[style].schema.to_json().encode())
+    write_atomically(schema_file, schema.encode())
 
-    missing = [i for i in range(count) if not image_file(out_dir, i).with_suffix(".csv").exists()]
+    missing = [i for i in range(count) if not _is_done(image_file(out_dir, i))]
     chunks = [missing[i : i + 64] for i in range(0, len(missing), 64)]
     processes = processes or os.cpu_count() or 1
     with (
@@ -236,14 +241,21 @@ def render_cartoon_faces(
         ProcessPoolExecutor(processes) as pool,
     ):
         jobs = [pool.submit(_render_chunk, out_dir, style, seed, chunk) for chunk in chunks]
-        for job in jobs:
-            bar.update(job.result())
+        try:
+            for job in jobs:
+                bar.update(job.result())
+        finally:  # after an error or Ctrl-C: do not render the rest first
+            pool.shutdown(cancel_futures=True)
     return out_dir
 
 
 def image_file(root: Path, index: int) -> Path:
     """Where image ``index`` lies; its attributes lie beside it as ``.csv``."""
     return root / str(index // IMAGES_PER_FOLDER) / f"{index:06d}.png"
+
+
+def _is_done(path: Path) -> bool:
+    return path.exists() and path.with_suffix(".csv").exists()
 
 
 def _render_chunk(out_dir: Path, style_name: str, seed: int, indices: list[int]) -> int:
@@ -260,15 +272,20 @@ def _render_chunk(out_dir: Path, style_name: str, seed: int, indices: list[int])
         )
         path = image_file(out_dir, index)
         write_atomically(path, png.getvalue())
-        write_atomically(path.with_suffix(".csv"), rows.encode())  # last: it marks the image as done
+        write_atomically(path.with_suffix(".csv"), rows.encode())
     return len(indices)
 
 
 @cache
 def _renderer(style_name: str):
     """DiceBear's compiled style; building it takes a while, so each process does it once."""
-    import resvg_py  # noqa: F401  (missing renderers are reported before any work is done)
-    from dicebear import Style as DiceBearStyle
+    try:
+        import resvg_py  # noqa: F401
+        from dicebear import Style as DiceBearStyle
 
-    text = (importlib.resources.files("dicebear_styles") / f"{style_name}.json").read_text()
-    return DiceBearStyle(json.loads(text))
+        folder = importlib.resources.files("dicebear_styles")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"rendering faces needs {error.name}: pip install 'latentgym[data]'", name=error.name
+        ) from None
+    return DiceBearStyle(json.loads((folder / f"{style_name}.json").read_text()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ class CartoonSet(Dataset):
     """Cartoon faces with attributes, from CartoonSet10k, CartoonSet100k or `render_cartoon_faces`.
 
     Each image ``x.png`` has an ``x.csv`` beside it whose lines read
-    ``"attribute", index, number_of_variants``. Sub-folders are searched. The attributes, their
-    order and their numbers of variants come from the first CSV; all others must agree. A file
-    ``schema.json`` in ``root`` gives the variants' names; without it they are ``"0"``, ``"1"``, ...
+    ``"attribute", index, number_of_variants``. Sub-folders are searched. A file ``schema.json`` in
+    ``root`` gives the attributes, their order and their variants' names. Without it they come from
+    the first CSV, and the variants are named ``"0"``, ``"1"``, ... Every CSV must agree.
 
     Args:
         root: the folder.
@@ -42,7 +43,8 @@ class CartoonSet(Dataset):
 
     Raises:
         DatasetError: no images; a missing CSV, an index out of range, a count that differs
-            between files; a truncated PNG (when it is read, or at once with ``strict=False``).
+            between files or from ``schema.json``; a truncated PNG (when it is read, or at once
+            with ``strict=False``).
     """
 
     def __init__(self, root: str | Path, strict: bool = True, image_size: int = 64):
@@ -51,27 +53,32 @@ class CartoonSet(Dataset):
         files = sorted(p for p in self.root.rglob("*.png") if not p.name.startswith("."))
         if not files:
             raise DatasetError(f"{self.root}: expected *.png images with a .csv each, found none")
-        self.schema: AttributeSchema | None = None
-        self.skipped = 0
+        reference = self.root / "schema.json"  # what every CSV must agree with
+        self.schema = _named_schema(reference) if reference.exists() else None
         self.files: list[Path] = []
         labels: list[list[int]] = []
+        problems: list[DatasetError] = []
         for file in files:
+            csv = file.with_suffix(".csv")
             try:
-                rows = _read_rows(file.with_suffix(".csv"))
+                rows = _read_rows(csv)
                 if self.schema is None:
-                    self.schema = _schema(self.root, rows)
-                labels.append(_labels(file.with_suffix(".csv"), rows, self.schema))
+                    reference, self.schema = csv, _numbered_schema(rows)
+                _check_rows(csv, rows, self.schema, reference)
                 if not strict:
                     self._image(file)
-            except DatasetError:
+            except DatasetError as error:
                 if strict:
                     raise
-                del labels[len(self.files) :]
-                self.skipped += 1
+                problems.append(error)
             else:
                 self.files.append(file)
+                labels.append([row.index for row in rows.values()])
+        self.skipped = len(problems)
         if not self.files:
-            raise DatasetError(f"{self.root}: all {self.skipped} items are damaged")
+            raise DatasetError(
+                f"{self.root}: all {self.skipped} items are damaged; the first: {problems[0]}"
+            )
         self.labels = np.array(labels, dtype=np.int64)
         self._one_hot = self.schema.encode_indices(self.labels)
 
@@ -95,7 +102,7 @@ class CartoonSet(Dataset):
         try:
             with Image.open(file) as image:
                 image = image.convert("RGBA")  # the real set has transparent corners
-        except (OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, ValueError) as error:
             raise DatasetError(f"{file}: expected a complete PNG image ({error})") from None
         ground = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(ground, image).convert("RGB")
@@ -109,14 +116,21 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     return images.float().div_(127.5).sub_(1.0)
 
 
-def _read_rows(file: Path) -> list[tuple[str, int, int]]:
+class _Row(NamedTuple):
+    line: int
+    index: int
+    size: int
+
+
+def _read_rows(file: Path) -> dict[str, _Row]:
+    """A CSV's attributes by name, in order."""
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise DatasetError(f"{file}: missing; expected the attributes of the PNG beside it") from None
+        raise DatasetError(f"{file}: missing; expected the PNG's attributes") from None
     except UnicodeDecodeError:
         raise DatasetError(f"{file}: expected text") from None
-    rows = []
+    rows: dict[str, _Row] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -126,45 +140,46 @@ def _read_rows(file: Path) -> list[tuple[str, int, int]]:
                 f'{file}, line {number}: expected "attribute", index, number_of_variants; '
                 f"found {line!r}"
             )
-        index, size = int(match["index"]), int(match["size"])
+        name, index, size = match["name"].strip(), int(match["index"]), int(match["size"])
         if not 0 <= index < size:
             raise DatasetError(
-                f"{file}, line {number}: index {index} of attribute {match['name']!r} is out of "
-                f"range; expected 0 to {size - 1}"
+                f"{file}, line {number}: index {index} of attribute {name!r} is out of range; "
+                f"expected 0 to {size - 1}"
             )
-        rows.append((match["name"].strip(), index, size))
+        if name in rows:
+            raise DatasetError(
+                f"{file}, line {number}: expected each attribute once; {name!r} is also "
+                f"on line {rows[name].line}"
+            )
+        rows[name] = _Row(number, index, size)
     if not rows:
         raise DatasetError(f"{file}: expected at least one attribute line, found none")
     return rows
 
 
-def _schema(root: Path, rows: list[tuple[str, int, int]]) -> AttributeSchema:
-    numbered = AttributeSchema({name: [str(v) for v in range(size)] for name, _, size in rows})
-    file = root / "schema.json"
-    if not file.exists():
-        return numbered
+def _named_schema(file: Path) -> AttributeSchema:
     try:
-        named = AttributeSchema.from_json(file.read_text())
+        return AttributeSchema.from_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetError(f"{file}: {error}") from None
-    if (named.names, named.sizes) != (numbered.names, numbered.sizes):
-        raise DatasetError(f"{file}: expected {numbered}, as the CSV files have it; found {named}")
-    return named
 
 
-def _labels(file: Path, rows: list[tuple[str, int, int]], schema: AttributeSchema) -> list[int]:
+def _numbered_schema(rows: dict[str, _Row]) -> AttributeSchema:
+    return AttributeSchema({name: [str(v) for v in range(row.size)] for name, row in rows.items()})
+
+
+def _check_rows(
+    file: Path, rows: dict[str, _Row], schema: AttributeSchema, reference: Path
+) -> None:
     if len(rows) != len(schema.names):
         raise DatasetError(
-            f"{file}: expected {len(schema.names)} attributes as in the first file, "
-            f"found {len(rows)}"
+            f"{file}: expected {len(schema.names)} attributes as in {reference}, found {len(rows)}"
         )
-    expected = zip(schema.names, schema.sizes, strict=True)
-    for number, ((name, _, size), (want_name, want_size)) in enumerate(
-        zip(rows, expected, strict=True), 1
+    for (name, row), want_name, want_size in zip(
+        rows.items(), schema.names, schema.sizes, strict=True
     ):
-        if (name, size) != (want_name, want_size):
+        if (name, row.size) != (want_name, want_size):
             raise DatasetError(
-                f"{file}, line {number}: expected attribute {want_name!r} of {want_size} variants "
-                f"as in the first file, found {name!r} of {size}"
+                f"{file}, line {row.line}: expected attribute {want_name!r} of {want_size} "
+                f"variants as in {reference}, found {name!r} of {row.size}"
             )
-    return [index for _, index, _ in rows]

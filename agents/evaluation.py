@@ -1,0 +1,158 @@
+"""Evaluating any policy on any environment, with confidence intervals."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+if TYPE_CHECKING:
+    from agents.dqn import DQN
+
+
+class Policy(Protocol):
+    """Anything with Stable-Baselines3's ``predict``."""
+
+    def predict(self, observation: np.ndarray, **_: Any) -> tuple[np.ndarray, Any]:
+        """Actions for a batch of observations, and a state that is ignored here."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Finished episodes, one value each.
+
+    Attributes:
+        values: ``"return"``, ``"length"``, and every number in the episodes' last ``info``:
+            ``"is_success"``, ``"scores/realism"``, and so on. Arrays float64 ``[episodes]``.
+    """
+
+    values: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.values["return"])
+
+    def mean(self, name: str) -> float:
+        """Mean over episodes."""
+        return float(self.values[name].mean())
+
+    def interval(self, name: str, level: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
+        """Percentile bootstrap confidence interval of the mean (Efron 1979)."""
+        values = self.values[name]
+        rng = np.random.default_rng(0)
+        means = np.array([rng.choice(values, len(values)).mean() for _ in range(resamples)])
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+
+def evaluate(
+    policy: Policy, env: gym.Env | VectorEnv, episodes: int = 100, seed: int | None = None
+) -> EvaluationResult:
+    """Run ``policy`` greedily for ``episodes`` episodes.
+
+    Each row of a vector environment runs its fixed share of the episodes, so short episodes are
+    not counted more often than long ones.
+
+    Args:
+        policy: anything with ``predict(observations, deterministic=True) -> (actions, state)``.
+        env: a Gymnasium environment or vector environment, in any autoreset mode.
+        episodes: how many.
+        seed: of the environment.
+
+    Raises:
+        ValueError: fewer than one episode.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; it must be at least 1")
+    if not isinstance(env, VectorEnv):
+        env = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.SAME_STEP)
+    mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    rows = np.arange(env.num_envs)
+    missing = (episodes + rows) // env.num_envs
+    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs)
+    ended = np.zeros(env.num_envs, dtype=np.bool_)
+    values: dict[str, list[float]] = defaultdict(list)
+    observations, _ = env.reset(seed=seed)
+    while missing.any():
+        actions, _ = policy.predict(observations, deterministic=True)
+        observations, rewards, terminated, truncated, infos = env.step(actions)
+        resetting = ended & (mode == AutoresetMode.NEXT_STEP)
+        ended = terminated | truncated
+        returns += np.where(resetting, 0.0, rewards)
+        lengths += ~resetting
+        for row in np.flatnonzero(ended & (missing > 0)):
+            final = infos["final_info"] if mode == AutoresetMode.SAME_STEP else infos
+            numbers = {"return": returns[row], "length": lengths[row], **_numbers(final, row)}
+            for name, value in numbers.items():
+                values[name].append(float(value))
+            missing[row] -= 1
+        returns[ended], lengths[ended] = 0.0, 0.0
+        if mode == AutoresetMode.DISABLED and ended.any():
+            observations, _ = env.reset(options={"reset_mask": ended.copy()})
+    return EvaluationResult({name: np.array(numbers) for name, numbers in values.items()})
+
+
+def _numbers(infos: Mapping[str, Any], row: int, prefix: str = "") -> dict[str, float]:
+    """The numbers that ``infos`` has for ``row``, nested names joined by a slash."""
+    numbers: dict[str, float] = {}
+    for name, value in infos.items():
+        if name.startswith("_") or not infos.get(f"_{name}", np.zeros(row + 1))[row]:
+            continue
+        if isinstance(value, Mapping):
+            numbers |= _numbers(value, row, f"{prefix}{name}/")
+        elif np.ndim(value) == 1 and np.issubdtype(np.asarray(value).dtype, np.number | np.bool_):
+            numbers[prefix + name] = value[row]
+    return numbers
+
+
+class KeepBest:
+    """A `DQN.learn` callback that evaluates now and then and remembers the best network.
+
+    Deep Q-learning can get worse after it was good; keep the best by evaluation on other starts
+    than those it is judged on later.
+
+    Args:
+        env: for evaluation only.
+        every: steps between evaluations.
+        episodes: per evaluation.
+        seed: of the evaluation environment, the same each time.
+        metric: which of the result's values to maximise.
+
+    Attributes:
+        history: one dict per evaluation: ``timesteps`` and the mean of every value.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env | VectorEnv,
+        every: int,
+        episodes: int = 20,
+        seed: int = 0,
+        metric: str = "return",
+    ):
+        self.env, self.every, self.episodes = env, every, episodes
+        self.seed, self.metric = seed, metric
+        self.history: list[dict[str, float]] = []
+        self._best: tuple[float, dict[str, torch.Tensor]] | None = None
+
+    def __call__(self, agent: DQN) -> None:
+        """Evaluate if it is time to."""
+        if agent.num_timesteps // self.every <= len(self.history):
+            return
+        result = evaluate(agent, self.env, self.episodes, self.seed)
+        means = {name: result.mean(name) for name in result.values}
+        self.history.append({"timesteps": agent.num_timesteps, **means})
+        if self._best is None or means[self.metric] > self._best[0]:
+            weights = {k: v.clone() for k, v in agent.q_network.state_dict().items()}
+            self._best = (means[self.metric], weights)
+
+    def restore(self, agent: DQN) -> None:
+        """Give ``agent`` the best network's weights; does nothing before the first evaluation."""
+        if self._best is not None:
+            agent.q_network.load_state_dict(self._best[1])
+            agent.target_network.load_state_dict(self._best[1])

@@ -1,0 +1,77 @@
+"""White-box methods: they differentiate through generator and classifier, as no agent may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from agents.evaluation import EvaluationResult
+from latentgym.envs import LatentEditVectorEnv
+
+
+def adam_ascent(
+    env: LatentEditVectorEnv,
+    steps: int,
+    learning_rate: float = 0.1,
+    seed: int = 0,
+    progress_bar: bool = False,
+) -> EvaluationResult:
+    """The reference: Adam (Kingma & Ba 2015) climbs the reward's potential over all coordinates.
+
+    Starts from the same latents as an agent that is evaluated with the same ``seed``.
+
+    Args:
+        env: one edit per row.
+        steps: Adam updates, each of one forward and one backward pass.
+        learning_rate: Adam's.
+        seed: of ``env.reset``.
+        progress_bar: show one.
+
+    Returns:
+        One episode per row, with the values that an agent's evaluation has.
+    """
+    env.reset(seed=seed)
+    core, rows = env.core, torch.arange(env.num_envs, device=env.core.device)
+    latents = core.latents.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([latents], learning_rate)
+    bound = core.task.latent_bound
+    for _ in tqdm(range(steps), desc="gradient reference", disable=not progress_bar):
+        loss = -sum(core.potential(core.assess(latents), rows).values()).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            latents.clamp_(-bound, bound)
+    rewards = core.move(rows, latents.detach() - core.latents)
+    values = {
+        "return": sum(rewards.values()),
+        "length": torch.full((env.num_envs,), steps),
+        **core.verdict(rows),
+        **{f"scores/{name}": value for name, value in core.scores(rows).items()},
+    }
+    return EvaluationResult({k: v.double().cpu().numpy() for k, v in values.items()})
+
+
+class MyopicGradientPolicy:
+    """Each step, the action whose direction lies best with the potential's true gradient.
+
+    Args:
+        env: the environment it is evaluated on: it reads the latents there.
+    """
+
+    def __init__(self, env: LatentEditVectorEnv):
+        self._core = env.core
+
+    def predict(self, observation: np.ndarray, **_: Any) -> tuple[np.ndarray, None]:
+        """One action per row of the environment."""
+        core = self._core
+        rows = torch.arange(len(core.latents), device=core.device)
+        latents = core.latents.clone().requires_grad_(True)
+        sum(core.potential(core.assess(latents), rows).values()).sum().backward()
+        slopes = latents.grad @ core.directions.T
+        best = slopes.abs().argmax(dim=1, keepdim=True)
+        downwards = slopes.gather(1, best) < 0
+        return (2 * best + downwards).squeeze(1).cpu().numpy(), None

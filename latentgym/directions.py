@@ -1,0 +1,113 @@
+"""Action bases: the directions in latent space along which one action moves."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from gan_backbones import Backbone
+from gan_backbones.metrics import batched
+
+DIRECTION_SETS = ("coordinates", "sefa", "attributes")
+
+PROBE_LATENTS = 8192
+RIDGE = 1e-2
+
+
+def direction_matrix(
+    backbone: Backbone, directions: str | list[list[float]], count: int | None = None
+) -> torch.Tensor:
+    """The directions as rows of unit length, float32 ``[K, latent_dim]``.
+
+    Args:
+        backbone: whose latent space it is.
+        directions: ``"coordinates"``: the latent's own axes. ``"sefa"``: top singular directions
+            of the generator's first layer (Shen & Zhou 2021), which change the image most.
+            ``"attributes"``: one direction per variant of each attribute, the one that raises
+            that variant's logit and leaves the other attributes' as they are, in a linear fit of
+            the classifier's logits to the latent. Or a matrix as nested lists, used as it is.
+        count: how many SeFa directions; by default 24.
+
+    Raises:
+        ValueError: an unknown name, a matrix of the wrong shape or with values that are not
+            finite, a ``count`` outside 1 to ``latent_dim``, or a backbone that lacks what a set
+            of directions is made from.
+    """
+    if not isinstance(directions, str):
+        return _given(directions, backbone.latent_dim)
+    if directions not in DIRECTION_SETS:
+        raise ValueError(
+            f"directions is {directions!r}; allowed: {', '.join(DIRECTION_SETS)}, or a matrix"
+        )
+    if count is not None and directions != "sefa":
+        raise ValueError("num_directions applies to directions='sefa' alone")
+    if directions == "coordinates":
+        return torch.eye(backbone.latent_dim)
+    if directions == "sefa":
+        return sefa_directions(backbone, 24 if count is None else count)
+    return attribute_directions(backbone)
+
+
+@lru_cache(maxsize=16)
+def sefa_directions(backbone: Backbone, count: int) -> torch.Tensor:
+    """Left singular vectors of the generator's first layer, strongest first (Shen & Zhou 2021)."""
+    if not 1 <= count <= backbone.latent_dim:
+        raise ValueError(f"num_directions is {count}; allowed: 1 to {backbone.latent_dim}")
+    weight = _first_layer(backbone)
+    left, _, _ = torch.linalg.svd(weight, full_matrices=False)
+    return left[:, :count].T.contiguous()
+
+
+@lru_cache(maxsize=16)
+def attribute_directions(backbone: Backbone) -> torch.Tensor:
+    """One direction per variant, disentangled in a linear fit; needs forward passes alone.
+
+    The fit regresses the classifier's logits of generated images on their latents. Its ridge
+    pseudo-inverse then gives, per variant, the smallest latent move that raises that logit alone.
+    """
+    if backbone.classifier is None or backbone.schema is None:
+        raise ValueError("directions='attributes' needs a backbone with a classifier and a schema")
+    device = next(backbone.generator.parameters()).device
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.randn(PROBE_LATENTS, backbone.latent_dim, generator=rng)
+    logits = batched(
+        lambda batch: backbone.classifier(backbone.generator(batch)), latents.to(device)
+    ).cpu()
+    for columns in backbone.schema.slices.values():  # a common offset of an attribute means nothing
+        logits[:, columns] -= logits[:, columns].mean(dim=1, keepdim=True)
+    # The latents are white, so the least-squares fit is a covariance; K x latent_dim.
+    fit = ((logits - logits.mean(dim=0)) / logits.std(dim=0).clamp(min=1e-6)).T @ latents / len(latents)
+    gram = fit @ fit.T
+    eye = torch.eye(len(gram))
+    moves = torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * eye, eye) @ fit
+    return torch.nn.functional.normalize(moves, dim=1)
+
+
+def _first_layer(backbone: Backbone) -> torch.Tensor:
+    """The first layer's weight as ``[latent_dim, outputs]``."""
+    for module in backbone.generator.modules():
+        if isinstance(module, nn.Linear):
+            weight = module.weight.T
+        elif isinstance(module, nn.ConvTranspose2d):
+            weight = module.weight.flatten(1)
+        elif isinstance(module, nn.Conv2d):
+            weight = module.weight.transpose(0, 1).flatten(1)
+        else:
+            continue
+        if len(weight) == backbone.latent_dim:
+            return weight.detach().float().cpu()
+        break
+    raise ValueError("directions='sefa' needs a generator that begins with a linear layer")
+
+
+def _given(directions: list[list[float]], latent_dim: int) -> torch.Tensor:
+    matrix = torch.as_tensor(directions, dtype=torch.float32)
+    if matrix.ndim != 2 or matrix.shape[1] != latent_dim or not len(matrix):
+        raise ValueError(
+            f"directions has shape {tuple(matrix.shape)}; expected (K, {latent_dim}) with K >= 1"
+        )
+    if not torch.isfinite(matrix).all():
+        raise ValueError("directions holds values that are not finite")
+    return matrix

@@ -1,0 +1,98 @@
+"""The settings of an editing task: plain JSON data, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gan_backbones import Backbone, load
+from latentgym.directions import direction_matrix
+from latentgym.scores import ATTRIBUTE_SCORES, REALISM_SCORES
+
+OBSERVATION_PARTS = ("latent", "target", "start", "attributes", "realism")
+STARTS = ("lacks_target", "any")
+
+
+@dataclass(frozen=True)
+class EditTask:
+    """All settings that single and vector environment share; see `LatentEditEnv` for each.
+
+    Raises:
+        ValueError: a value that is not allowed; the message names it and what is.
+        BackboneError: an unknown backbone or a damaged file.
+    """
+
+    backbone: str | Backbone = "cartoon-faces"
+    target: Mapping[str, str] | Sequence[str] | None = None
+    directions: str | Sequence[Sequence[float]] = "attributes"
+    num_directions: int | None = None
+    delta: float = 0.5
+    latent_bound: float = 3.0
+    start: str = "lacks_target"
+    observation: Sequence[str] = ("latent", "target", "start", "attributes", "realism")
+    realism_score: str = "log_probability"
+    realism_weight: float = 1.0
+    attribute_score: str = "log_probability"
+    attribute_weight: float = 1.0
+    keep_weight: float = 1.0
+    terminate_on_success: bool = False
+    device: str = "cpu"
+
+    def __post_init__(self):
+        _allowed("start", self.start, STARTS)
+        _allowed("realism_score", self.realism_score, REALISM_SCORES)
+        _allowed("attribute_score", self.attribute_score, ATTRIBUTE_SCORES)
+        for part in self.observation:
+            _allowed("observation", part, OBSERVATION_PARTS)
+        if not self.observation or len(set(self.observation)) != len(self.observation):
+            raise ValueError(f"observation is {self.observation!r}; name each part once, at least one")
+        for name in ("delta", "latent_bound"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be finite and above 0")
+        for name in ("realism_weight", "attribute_weight", "keep_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be finite, 0 or more")
+        backbone = self.load_backbone()
+        if self.realism_weight and backbone.discriminator is None:
+            raise ValueError(
+                "the backbone has no discriminator: give it one, or pass realism_weight=0"
+            )
+        if backbone.classifier is None or backbone.schema is None:
+            raise ValueError("the backbone has no classifier and schema, which the target needs")
+        self.check_target(self.target)
+        direction_matrix(backbone, self.directions, self.num_directions)
+
+    def load_backbone(self) -> Backbone:
+        """The backbone; one that is given by name is loaded once per process and device."""
+        if isinstance(self.backbone, Backbone):
+            return self.backbone.to(self.device)
+        return _load(self.backbone, self.device)
+
+    def check_target(self, target: Mapping[str, str] | Sequence[str] | None) -> None:
+        """Raise a ValueError if ``target`` names what the schema does not have."""
+        schema = self.load_backbone().schema
+        if target is None:
+            return
+        if not isinstance(target, (Mapping, Sequence)) or isinstance(target, str):
+            raise ValueError(
+                f"target is {target!r}; expected a dict of attribute to variant, "
+                "a list of attributes to draw one from, or None"
+            )
+        if not target:
+            raise ValueError("target is empty; name at least one attribute, or pass None")
+        if isinstance(target, Mapping):
+            schema.encode(target)
+        else:
+            for attribute in target:
+                _allowed("target", attribute, schema.names)
+
+
+@lru_cache(maxsize=8)
+def _load(name: str, device: str) -> Backbone:
+    return load(name, device)
+
+
+def _allowed(argument: str, value: object, allowed) -> None:
+    if value not in allowed:
+        raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(allowed)}")

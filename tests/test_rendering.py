@@ -1,0 +1,290 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium.error import DependencyNotInstalled
+
+from latentgym import rendering
+from latentgym.rendering import EditView, Window, draw_frame, tile
+
+pygame = pytest.importorskip("pygame")
+
+GREY = np.full((64, 64, 3), 120, dtype=np.uint8)
+
+
+def make_view(count: int = 10, **changes) -> EditView:
+    """``count`` attributes, of which the first is the target; nothing has changed yet."""
+    names = [f"attribute{i}" for i in range(count)]
+    view = EditView(
+        start=GREY,
+        current=GREY,
+        target={names[0]: "wanted"},
+        attributes={name: ("seen", 0.5) for name in names},
+        target_probabilities={names[0]: 0.2},
+        start_target_probabilities={names[0]: 0.1},
+        start_attributes={name: "seen" for name in names},
+        realism=0.5,
+        start_realism=0.5,
+        step=0,
+        max_steps=40,
+        episode_return=0.0,
+    )
+    return dataclasses.replace(view, **changes)
+
+
+def changed_box(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom (exclusive) of the pixels that differ."""
+    rows, columns = np.nonzero((before != after).any(axis=-1))
+    assert len(rows), "the frames are the same"
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def count_colour(frame: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int((frame == np.array(colour)).all(axis=-1).sum())
+
+
+@pytest.fixture
+def display(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    pygame.display.quit()
+    yield
+    pygame.display.quit()
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 18, 40])
+def test_every_frame_has_the_same_size(count):
+    long = "a name longer than any column is wide"
+    names = [f"{i} {long}" for i in range(count)]
+    target = dict.fromkeys(names[:6], long)
+    frame = draw_frame(
+        make_view(
+            target=target,
+            attributes=dict.fromkeys(names, (long, 1.0)),
+            start_attributes=dict.fromkeys(names, "other"),
+            target_probabilities=dict.fromkeys(target, 1.0),
+            start_target_probabilities=dict.fromkeys(target, 1.0),
+            realism=1.0,
+            start_realism=1.0,
+            step=1000,
+            max_steps=1000,
+            episode_return=-12345.678,
+        )
+    )
+    assert frame.shape == (rendering.HEIGHT, rendering.WIDTH, 3)
+    assert frame.dtype == np.uint8 and frame.flags.c_contiguous and frame.flags.writeable
+    # Nothing runs into the margins, nor into the gaps between the columns.
+    left, top, right, bottom = changed_box(
+        np.broadcast_to(rendering.BACKGROUND, frame.shape), frame
+    )
+    assert left >= rendering.MARGIN - 1 and right <= rendering.WIDTH - rendering.MARGIN + 6
+    assert top >= rendering.MARGIN and bottom <= rendering.HEIGHT - rendering.MARGIN
+    for gap in (slice(273, 287), slice(546, 568)):
+        assert (frame[:, gap] == rendering.BACKGROUND).all()
+
+
+def test_drawing_twice_gives_the_same_frame_in_other_memory():
+    first, second = draw_frame(make_view()), draw_frame(make_view())
+    np.testing.assert_array_equal(first, second)
+    assert not np.shares_memory(first, second)
+
+
+def test_target_bar_grows_with_its_probability_and_nothing_else_changes():
+    frames = [draw_frame(make_view(target_probabilities={"attribute0": p})) for p in (0.2, 0.6)]
+    y = rendering.SCORES_Y + rendering.SCORE_PITCH
+    left, top, right, bottom = changed_box(*frames)
+    assert left > rendering.NOW_X and right <= rendering.NOW_RIGHT
+    assert y - rendering.SCORE_PITCH / 2 < top < bottom < y + rendering.SCORE_PITCH / 2
+    bars = [frame[y, rendering.NOW_X : rendering.NOW_RIGHT][None] for frame in frames]
+    short, long = (count_colour(bar, rendering.ACCENT) for bar in bars)
+    tick = 2  # covers some of both
+    assert long + tick == pytest.approx(3 * (short + tick), abs=1)
+
+
+def test_realism_bar_and_its_tick_move_on_their_own():
+    at_half = draw_frame(make_view())
+    y = rendering.SCORES_Y + 2 * rendering.SCORE_PITCH
+    for change in ({"realism": 0.9}, {"start_realism": 0.9}):
+        left, top, right, bottom = changed_box(at_half, draw_frame(make_view(**change)))
+        assert rendering.NOW_X < left < right <= rendering.NOW_RIGHT
+        assert y - rendering.SCORE_PITCH / 2 < top < bottom < y + rendering.SCORE_PITCH / 2
+
+
+def test_undefined_and_overshooting_scores_stay_within_their_bars():
+    nan = draw_frame(make_view(realism=float("nan")))
+    np.testing.assert_array_equal(nan, draw_frame(make_view(realism=0.0)))
+    np.testing.assert_array_equal(
+        draw_frame(make_view(realism=1.0001)), draw_frame(make_view(realism=1.0))
+    )
+
+
+def test_a_change_outside_the_target_is_marked_and_one_inside_is_not():
+    view = make_view()
+    legend_only = count_colour(draw_frame(view), rendering.CHANGED)
+    inside = {**view.attributes, "attribute0": ("wanted", 0.5)}
+    outside = {**view.attributes, "attribute3": ("other", 0.5)}
+    inside_frame = draw_frame(dataclasses.replace(view, attributes=inside))
+    outside_frame = draw_frame(dataclasses.replace(view, attributes=outside))
+    assert count_colour(inside_frame, rendering.CHANGED) == legend_only
+    assert count_colour(outside_frame, rendering.CHANGED) > legend_only + 100
+    _, top, _, bottom = changed_box(draw_frame(view), outside_frame)
+    row = rendering.IMAGES_TOP + 3 * rendering.LIST_PITCH
+    assert row <= top < bottom <= row + rendering.LIST_PITCH
+
+
+@pytest.mark.parametrize("variant, swatches", [("a55728", 1), ("A55728", 1), ("a5572", 0)])
+def test_a_hex_colour_gets_a_swatch(variant, swatches):
+    view = make_view(attributes={"attribute0": (variant, 0.5)})
+    count = count_colour(draw_frame(view), (0xA5, 0x57, 0x28))
+    assert (count > 100) == bool(swatches)
+    both = dataclasses.replace(view, target={"attribute0": variant})
+    assert count_colour(draw_frame(both), (0xA5, 0x57, 0x28)) == 2 * count
+
+
+@pytest.mark.parametrize("side", [28, 50, 64, 256, 512])
+def test_images_of_any_size_fill_their_place(side):
+    start = np.zeros((side, side, 3), dtype=np.uint8)
+    start[:, side // 2 :] = (0, 200, 0)
+    frame = draw_frame(make_view(start=start, current=255 - start))
+    top, x, size = rendering.IMAGES_TOP, rendering.START_X, rendering.IMAGE_SIDE
+    shown = frame[top : top + size, x : x + size]
+    assert (shown[:, : size // 2 - 4] == 0).all()
+    right = shown[:, size // 2 + 4 :].astype(int)
+    assert (abs(right - (0, 200, 0)) <= 4).all()  # smoothing rounds down
+    shown = frame[top : top + size, rendering.NOW_X : rendering.NOW_RIGHT]
+    assert (shown[:, : size // 2 - 4] >= 251).all()
+
+
+def test_small_images_are_enlarged_without_blur():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    frame = draw_frame(make_view(current=image))
+    top, x, size = rendering.IMAGES_TOP, rendering.NOW_X, rendering.IMAGE_SIDE
+    shown = frame[top : top + size, x : x + size]
+    np.testing.assert_array_equal(shown, image.repeat(4, axis=0).repeat(4, axis=1))
+
+
+def test_oblong_images_keep_their_proportions():
+    frame = draw_frame(make_view(current=np.zeros((32, 64, 3), dtype=np.uint8)))
+    size = rendering.IMAGE_SIDE
+    shown = frame[rendering.IMAGES_TOP :, rendering.NOW_X :][:size, :size]
+    black = (shown == 0).all(axis=-1)
+    assert black.sum() == size * size // 2 and black[size // 4 : 3 * size // 4].all()
+
+
+def test_footer_follows_step_and_return():
+    frame = draw_frame(make_view())
+    for change in ({"step": 7}, {"max_steps": None}, {"episode_return": -0.5}):
+        _, top, _, bottom = changed_box(frame, draw_frame(make_view(**change)))
+        assert rendering.FOOTER_Y - 12 < top < bottom < rendering.FOOTER_Y + 12
+    np.testing.assert_array_equal(frame, draw_frame(make_view(episode_return=-0.001)))
+
+
+def test_drawing_survives_another_environments_pygame_quit():
+    before = draw_frame(make_view())
+    rendering._text.cache_clear()
+    pygame.quit()  # as gymnasium's CartPole does when it closes
+    pygame.font.init()
+    np.testing.assert_array_equal(draw_frame(make_view()), before)
+
+
+def test_drawing_needs_no_display_and_importing_no_pygame():
+    code = """
+import sys
+import numpy as np
+from latentgym.rendering import EditView, draw_frame
+assert "pygame" not in sys.modules
+image = np.zeros((8, 8, 3), np.uint8)
+p = {"a": 0.5}
+draw_frame(EditView(image, image, {"a": "x"}, {"a": ("x", 0.5)}, p, p, {"a": "x"}, 1, 1, 0, 9, 0.0))
+import pygame
+assert not pygame.display.get_init() and not pygame.mixer.get_init()
+"""
+    root = Path(rendering.__file__).parents[1]
+    env = {k: v for k, v in os.environ.items() if k != "DISPLAY" and not k.startswith("SDL_")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=root, timeout=60)
+
+
+def test_missing_pygame_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(DependencyNotInstalled, match="pip install pygame-ce"):
+        draw_frame(make_view())
+    with pytest.raises(DependencyNotInstalled, match="pip install pygame-ce"):
+        Window("edit", fps=30).show(GREY)
+
+
+def test_tile_goes_row_by_row_with_white_gaps():
+    images = np.zeros((5, 4, 6, 3), dtype=np.uint8)
+    images += np.arange(5, dtype=np.uint8)[:, None, None, None]
+    picture = tile(images)  # 3 columns, 2 rows
+    assert picture.shape == (2 * 4 + 2, 3 * 6 + 2 * 2, 3) and picture.dtype == np.uint8
+    assert (picture[:4, 16:22] == 2).all() and (picture[6:, 8:14] == 4).all()
+    assert (picture[4:6] == 255).all() and (picture[:, 6:8] == 255).all()
+    assert (picture[6:, 16:] == 255).all()  # the cell left over
+    assert tile(images, columns=5, gap=0).shape == (4, 30, 3)
+    np.testing.assert_array_equal(tile(images[:1]), images[0])
+    with pytest.raises(ValueError, match="no images"):
+        tile(images[:0])
+
+
+def test_window_shows_frames_until_closed(display):
+    window = Window("an edit", fps=1000)
+    assert not pygame.display.get_init() and not window.closed
+    frame = draw_frame(make_view())
+    window.show(frame)
+    assert pygame.display.get_caption()[0] == "an edit"
+    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+    np.testing.assert_array_equal(shown, frame)
+    window.close()
+    window.close()
+    assert not pygame.display.get_init()
+    window.show(frame)
+    assert window.closed and not pygame.display.get_init()
+
+
+def test_quit_event_closes_the_window_and_keys_stay_for_others(display):
+    window = Window("edit", fps=1000)
+    window.show(GREY)
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_a))
+    window.show(GREY)
+    assert not window.closed
+    assert [event.key for event in pygame.event.get(pygame.KEYDOWN)] == [pygame.K_a]
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    window.show(GREY)
+    assert window.closed and not pygame.display.get_init()
+    window.show(GREY)
+    assert not pygame.display.get_init()
+
+
+def test_window_leaves_a_display_that_it_did_not_open(display):
+    pygame.display.init()
+    window = Window("edit", fps=1000)
+    window.show(GREY)
+    window.close()
+    assert pygame.display.get_init()
+
+
+def test_window_reopens_after_another_environments_pygame_quit(display):
+    window = Window("edit", fps=1000)
+    window.show(GREY)
+    pygame.quit()
+    window.show(GREY)
+    assert pygame.display.get_surface().get_size() == (64, 64) and not window.closed
+    window.close()
+
+
+def test_window_keeps_the_frame_rate(display):
+    window = Window("edit", fps=20)
+    window.show(GREY)
+    before = pygame.time.get_ticks()
+    for _ in range(4):
+        window.show(GREY)
+    assert pygame.time.get_ticks() - before >= 150
+    window.close()
+
+
+def test_closing_a_window_never_shown_does_nothing(display):
+    Window("edit", fps=30).close()
+    assert not pygame.display.get_init()
