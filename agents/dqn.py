@@ -43,7 +43,7 @@ class DQN:
         learning_rate: of Adam; falls linearly to ``final_learning_rate``.
         final_learning_rate: by default the same: constant.
         buffer_size: transitions kept for replay.
-        learning_starts: steps before the first update; actions are random until then.
+        learning_starts: transitions stored before the first update; actions are random until then.
         batch_size: transitions per update.
         gamma: discount.
         train_freq: environment steps (of all environments together as one) between updates.
@@ -99,16 +99,13 @@ class DQN:
         device: str = "cpu",
     ):
         self.hyperparameters: dict[str, Any] = {
-            name: value
-            for name, value in locals().items()
-            if name not in ("self", "env", "device")
+            name: value for name, value in locals().items() if name not in ("self", "env", "device")
         }
         self.hyperparameters["net_arch"] = list(net_arch)
         _check(self.hyperparameters)
         vars(self).update(self.hyperparameters)
         self.device = torch.device(device)
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seed = int(np.random.SeedSequence().generate_state(1)[0] if seed is None else seed)
         self._env_seed: int | None = seed  # used for the first reset, then None
         self._rng = np.random.default_rng(seed)
         self._sampling_rng = torch.Generator().manual_seed(seed)
@@ -118,7 +115,6 @@ class DQN:
         self.env: VectorEnv | None = None
         if env is not None:
             self.set_env(env)
-            self._build(self.env.single_observation_space, self.env.single_action_space, seed)
 
     # Using --------------------------------------------------------------------------------------
 
@@ -139,9 +135,17 @@ class DQN:
 
         Returns:
             Actions int64, a scalar array or ``[N]``, and ``state``.
+
+        Raises:
+            ValueError: observations of another shape.
         """
         observation = np.asarray(observation)
-        single = observation.shape == self.observation_space.shape
+        shape = self.observation_space.shape
+        single = observation.shape == shape
+        if not single and observation.shape[1:] != shape:
+            raise ValueError(
+                f"observation has shape {observation.shape}; expected {shape} or (N, {shape[0]})"
+            )
         batch = observation[None] if single else observation
         epsilon = 0.0 if deterministic else self.exploration_final_eps
         actions = self._act(batch, epsilon)
@@ -179,9 +183,7 @@ class DQN:
                 progress = (self.num_timesteps - first) / total_timesteps
                 self._collect(progress)
                 self._rounds += 1
-                if self.num_timesteps >= self.learning_starts and (
-                    self._rounds % self.train_freq == 0
-                ):
+                if self._has_enough and self._rounds % self.train_freq == 0:
                     self._set_learning_rate(progress)
                     for _ in range(self.gradient_steps):
                         self._update(self.buffer.sample(self.batch_size, self._sampling_rng))
@@ -198,7 +200,7 @@ class DQN:
         """Learn in ``env`` from now on.
 
         Raises:
-            ValueError: its spaces are not those the agent was made for.
+            ValueError: spaces it cannot handle, or other than those the agent was made for.
         """
         if not isinstance(env, VectorEnv):
             env = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.SAME_STEP)
@@ -207,13 +209,19 @@ class DQN:
             raise ValueError(f"action space is {actions}; DQN needs Discrete")
         if not isinstance(observations, spaces.Box) or len(observations.shape) != 1:
             raise ValueError(f"observation space is {observations}; DQN needs a flat Box")
-        if self.env is not None or hasattr(self, "q_network"):
-            expected = (self.observation_space.shape, self.action_space.n)
-            if (observations.shape, actions.n) != expected:
-                raise ValueError(
-                    f"the environment has observations {observations.shape} and {actions.n} "
-                    f"actions; the agent was made for {expected[0]} and {expected[1]}"
-                )
+        if self.buffer_size < env.num_envs:
+            raise ValueError(
+                f"buffer_size is {self.buffer_size}; it must be at least the number of "
+                f"environments, {env.num_envs}"
+            )
+        if not hasattr(self, "q_network"):
+            self._build(observations, actions, self._env_seed)
+        mine = self.observation_space.shape, self.action_space
+        if (observations.shape, actions.n, actions.start) != (mine[0], mine[1].n, mine[1].start):
+            raise ValueError(
+                f"the environment has observations {observations.shape} and actions {actions}; "
+                f"the agent was made for {mine[0]} and {mine[1]}"
+            )
         self.env = env
         self._mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self._observations: np.ndarray | None = None
@@ -224,7 +232,8 @@ class DQN:
         """Write networks and hyper-parameters to one safetensors file, atomically."""
         metadata = {
             "format": FORMAT,
-            "hyperparameters": json.dumps(self.hyperparameters),
+            # NumPy's numbers are not JSON.
+            "hyperparameters": json.dumps(self.hyperparameters, default=lambda n: n.item()),
             "observation_space": json.dumps(
                 {
                     "low": self.observation_space.low.tolist(),
@@ -263,22 +272,26 @@ class DQN:
                 f"{path}: not a DQN agent; its format is {metadata.get('format')!r}, "
                 f"expected {FORMAT!r}"
             )
-        agent = cls(None, device=device, **json.loads(metadata["hyperparameters"]))
-        box, discrete = (
-            json.loads(metadata[f"{kind}_space"]) for kind in ("observation", "action")
-        )
-        dtype = np.dtype(box["dtype"])
-        agent._build(
-            spaces.Box(np.array(box["low"], dtype), np.array(box["high"], dtype), dtype=dtype),
-            spaces.Discrete(discrete["n"], start=discrete["start"]),
-            0,
-        )
+        try:
+            agent = cls(None, device=device, **json.loads(metadata["hyperparameters"]))
+            box, discrete = (
+                json.loads(metadata[f"{kind}_space"]) for kind in ("observation", "action")
+            )
+            dtype = np.dtype(box["dtype"])
+            agent._build(
+                spaces.Box(np.array(box["low"], dtype), np.array(box["high"], dtype), dtype=dtype),
+                spaces.Discrete(discrete["n"], start=discrete["start"]),
+                0,
+            )
+            agent.num_timesteps = int(metadata["num_timesteps"])
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: its description is damaged ({error!r})") from None
         try:
             agent.q_network.load_state_dict(tensors)
         except RuntimeError as error:
-            raise ValueError(f"{path}: the weights do not fit the agent: {error}") from None
+            message = " ".join(str(error).split())  # it has several lines
+            raise ValueError(f"{path}: the weights do not fit the agent: {message}") from None
         agent.target_network.load_state_dict(tensors)
-        agent.num_timesteps = int(metadata["num_timesteps"])
         if env is not None:
             agent.set_env(env)
         return agent
@@ -318,7 +331,7 @@ class DQN:
 
     def _collect(self, progress: float) -> None:
         """One step of every environment, stored unless it was a mere reset."""
-        if self.num_timesteps < self.learning_starts:
+        if not self._has_enough:
             epsilon = 1.0
         else:
             epsilon = linear(
@@ -331,7 +344,8 @@ class DQN:
         actions = self._act(observations, epsilon)
         following, rewards, terminated, truncated, infos = self.env.step(actions)
         if not np.isfinite(rewards).all():
-            raise ValueError(f"the environment returned rewards that are not finite: {rewards}")
+            bad = rewards[~np.isfinite(rewards)][0]
+            raise ValueError(f"the environment returned the reward {bad}; it must be finite")
         ended = terminated | truncated
         reached = following  # what the actions led to, before any reset
         if self._mode == AutoresetMode.SAME_STEP and ended.any():
@@ -356,6 +370,11 @@ class DQN:
         self._ended = ended
         self.num_timesteps += int(real.sum())
 
+    @property
+    def _has_enough(self) -> bool:
+        """Whether there is enough to replay, which a loaded agent must gather anew."""
+        return len(self.buffer) >= min(self.learning_starts, self.buffer_size)
+
     def _update(self, batch: Batch) -> None:
         with torch.no_grad():
             values = self.target_network(batch.next_observations)
@@ -378,9 +397,7 @@ class DQN:
         due = self.num_timesteps // self.target_update_interval
         if due > self._target_updates:
             self._target_updates = due
-            pairs = zip(
-                self.target_network.parameters(), self.q_network.parameters(), strict=True
-            )
+            pairs = zip(self.target_network.parameters(), self.q_network.parameters(), strict=True)
             for target, source in pairs:
                 target.lerp_(source, self.tau)
 
@@ -395,12 +412,28 @@ class DQN:
 
 def _check(hyperparameters: dict[str, Any]) -> None:
     """Raise a ValueError that names the first hyper-parameter out of range."""
-    counts = "buffer_size batch_size train_freq gradient_steps target_update_interval".split()
-    for name in counts:
-        if hyperparameters[name] < 1:
-            raise ValueError(f"{name} is {hyperparameters[name]}; it must be at least 1")
-    for name in ("gamma", "tau", "exploration_fraction", "exploration_final_eps"):
+    at_least = {
+        0: ("learning_starts", "final_learning_rate", "seed"),
+        1: ["buffer_size", "batch_size", "train_freq", "gradient_steps", "target_update_interval"],
+    }
+    for least, names in at_least.items():
+        for name in names:
+            value = hyperparameters[name]
+            if value is not None and not value >= least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
+    for name in (
+        "gamma",
+        "tau",
+        "exploration_fraction",
+        "exploration_initial_eps",
+        "exploration_final_eps",
+    ):
         if not 0 <= hyperparameters[name] <= 1:
             raise ValueError(f"{name} is {hyperparameters[name]}; it must be from 0 to 1")
-    if not hyperparameters["learning_rate"] > 0:
-        raise ValueError(f"learning_rate is {hyperparameters['learning_rate']}; it must be above 0")
+    for name in ("learning_rate", "max_grad_norm"):
+        if not hyperparameters[name] > 0:
+            raise ValueError(f"{name} is {hyperparameters[name]}; it must be above 0")
+    if not all(width >= 1 for width in hyperparameters["net_arch"]):
+        raise ValueError(
+            f"net_arch is {hyperparameters['net_arch']}; each width must be at least 1"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,7 +28,8 @@ class EvaluationResult:
 
     Attributes:
         values: ``"return"``, ``"length"``, and every number in the episodes' last ``info``:
-            ``"is_success"``, ``"scores/realism"``, and so on. Arrays float64 ``[episodes]``.
+            ``"is_success"``, ``"scores/realism"``, and so on. Arrays float64 ``[episodes]``;
+            NaN where an episode lacks a number that another has.
     """
 
     values: dict[str, np.ndarray]
@@ -41,7 +41,9 @@ class EvaluationResult:
         """Mean over episodes."""
         return float(self.values[name].mean())
 
-    def interval(self, name: str, level: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
+    def interval(
+        self, name: str, level: float = 0.95, resamples: int = 2000
+    ) -> tuple[float, float]:
         """Percentile bootstrap confidence interval of the mean (Efron 1979)."""
         values = self.values[name]
         rng = np.random.default_rng(0)
@@ -76,7 +78,7 @@ def evaluate(
     missing = (episodes + rows) // env.num_envs
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs)
     ended = np.zeros(env.num_envs, dtype=np.bool_)
-    values: dict[str, list[float]] = defaultdict(list)
+    finished: list[dict[str, float]] = []
     observations, _ = env.reset(seed=seed)
     while missing.any():
         actions, _ = policy.predict(observations, deterministic=True)
@@ -88,13 +90,15 @@ def evaluate(
         for row in np.flatnonzero(ended & (missing > 0)):
             final = infos["final_info"] if mode == AutoresetMode.SAME_STEP else infos
             numbers = {"return": returns[row], "length": lengths[row], **_numbers(final, row)}
-            for name, value in numbers.items():
-                values[name].append(float(value))
+            finished.append(numbers)
             missing[row] -= 1
         returns[ended], lengths[ended] = 0.0, 0.0
         if mode == AutoresetMode.DISABLED and ended.any():
             observations, _ = env.reset(options={"reset_mask": ended.copy()})
-    return EvaluationResult({name: np.array(numbers) for name, numbers in values.items()})
+    names = dict.fromkeys(name for numbers in finished for name in numbers)
+    return EvaluationResult(
+        {name: np.array([numbers.get(name, np.nan) for numbers in finished]) for name in names}
+    )
 
 
 def _numbers(infos: Mapping[str, Any], row: int, prefix: str = "") -> dict[str, float]:
@@ -105,8 +109,8 @@ def _numbers(infos: Mapping[str, Any], row: int, prefix: str = "") -> dict[str, 
             continue
         if isinstance(value, Mapping):
             numbers |= _numbers(value, row, f"{prefix}{name}/")
-        elif np.ndim(value) == 1 and np.issubdtype(np.asarray(value).dtype, np.number | np.bool_):
-            numbers[prefix + name] = value[row]
+        elif (number := np.asarray(value[row])).ndim == 0 and number.dtype.kind in "biuf":
+            numbers[prefix + name] = float(number)
     return numbers
 
 
@@ -139,11 +143,14 @@ class KeepBest:
         self.seed, self.metric = seed, metric
         self.history: list[dict[str, float]] = []
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
+        self._evaluated = 0  # how many intervals had passed at the last evaluation
 
     def __call__(self, agent: DQN) -> None:
         """Evaluate if it is time to."""
-        if agent.num_timesteps // self.every <= len(self.history):
+        due = agent.num_timesteps // self.every
+        if due <= self._evaluated:
             return
+        self._evaluated = due
         result = evaluate(agent, self.env, self.episodes, self.seed)
         means = {name: result.mean(name) for name in result.values}
         self.history.append({"timesteps": agent.num_timesteps, **means})

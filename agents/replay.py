@@ -60,8 +60,11 @@ class ReplayBuffer:
         """Store N transitions (N at most ``capacity``), overwriting the oldest.
 
         Args:
-            observations, next_observations: ``[N, D]``.
-            actions, rewards, discounts: ``[N]``.
+            observations: ``[N, D]``.
+            next_observations: ``[N, D]``.
+            actions: ``[N]``.
+            rewards: ``[N]``.
+            discounts: ``[N]``.
         """
         count = len(actions)
         if not count:

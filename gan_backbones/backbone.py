@@ -86,7 +86,8 @@ class Backbone:
                 )
             architecture[role] = {"class": kind, **network.config}
             for key, value in network.state_dict().items():
-                tensors[f"{role}.{key}"] = value.cpu().contiguous()
+                # Copied: safetensors refuses memory that two roles share.
+                tensors[f"{role}.{key}"] = value.cpu().clone(memory_format=torch.contiguous_format)
         metadata = {
             "format": FORMAT,
             "architecture": json.dumps(architecture),
@@ -119,29 +120,28 @@ class Backbone:
         try:
             architecture = json.loads(metadata["architecture"])
             loaded = {
-                role: _rebuild(path, role, config, tensors) for role, config in architecture.items()
+                role: _rebuild(role, config, tensors) for role, config in architecture.items()
             }
             schema = metadata["schema"] and AttributeSchema.from_json(metadata["schema"])
             return cls(
                 latent_dim=architecture["generator"]["latent_dim"],
                 schema=schema or None,
-                card=json.loads(metadata["card"]),
+                card=dict(json.loads(metadata["card"])),
                 **loaded,
             )
-        except BackboneError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
+        except BackboneError as error:
+            raise BackboneError(f"{path}: {error}") from None
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise BackboneError(f"{path}: its description is damaged ({error!r})") from None
 
 
-def _rebuild(
-    path: Path, role: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]
-) -> nn.Module:
-    kind = config.pop("class")
+def _rebuild(role: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> nn.Module:
+    kind = config["class"]
     if kind not in ("Generator", "Discriminator", "Classifier", "Judge"):
-        raise BackboneError(f"{path}: unknown network class {kind!r} for the {role}")
+        raise BackboneError(f"unknown network class {kind!r} for the {role}")
+    arguments = {name: value for name, value in config.items() if name != "class"}
     with torch.device("meta"):  # no time spent on initial weights that are overwritten at once
-        network = getattr(networks, kind)(**config)
+        network = getattr(networks, kind)(**arguments)
     weights = {
         key.removeprefix(f"{role}."): value
         for key, value in tensors.items()
@@ -150,6 +150,6 @@ def _rebuild(
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise BackboneError(f"{path}: the weights of the {role} do not fit: {error}") from None
-    config["class"] = kind
+        message = " ".join(str(error).split())  # it has several lines
+        raise BackboneError(f"the weights of the {role} do not fit: {message}") from None
     return network

@@ -57,13 +57,13 @@ class GANConfig:
 
     data: Path
     out: Path
-    iterations: int = 8000
+    iterations: int = 5000
     batch_size: int = 64
     latent_dim: int = 100
     generator_features: int = 32
     discriminator_features: int = 32
     learning_rate: float = 3e-4
-    penalty: float = 1.0
+    penalty: float = 2.0
     penalty_interval: int = 2
     ema_half_life: int = 20_000
     bf16: bool = True

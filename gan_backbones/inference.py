@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-import torch
 
 
 def fold(network: nn.Module) -> nn.Module:
@@ -16,26 +15,29 @@ def fold(network: nn.Module) -> nn.Module:
     Same outputs up to rounding. Folding happens inside ``nn.Sequential``; other modules are
     copied as they are.
     """
-    network = copy.deepcopy(network).requires_grad_(False).eval()
-    for name, module in list(network.named_modules()):
-        if isinstance(module, nn.Sequential):
-            folded = nn.Sequential(*_fold_layers(list(module)))
-            if name:
-                parent, _, child = name.rpartition(".")
-                setattr(network.get_submodule(parent), child, folded)
-            else:
-                network = folded
-    return network.requires_grad_(False).to(memory_format=torch.channels_last)
+    network = _fold_inside(copy.deepcopy(network).eval())
+    return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+def _fold_inside(module: nn.Module) -> nn.Module:
+    """Fold all that ``module`` contains; returns it, or what takes its place."""
+    for name, child in module.named_children():
+        setattr(module, name, _fold_inside(child))
+    return nn.Sequential(*_fold_layers(list(module))) if type(module) is nn.Sequential else module
 
 
 def _fold_layers(layers: list[nn.Module]) -> list[nn.Module]:
     folded: list[nn.Module] = []
     for layer in layers:
         previous = folded[-1] if folded else None
-        if isinstance(layer, nn.BatchNorm2d) and isinstance(previous, nn.Conv2d):
-            folded[-1] = fuse_conv_bn_eval(previous, layer)
-        elif isinstance(layer, nn.BatchNorm2d) and isinstance(previous, nn.ConvTranspose2d):
-            folded[-1] = fuse_conv_bn_eval(previous, layer, transpose=True)
+        if isinstance(layer, nn.BatchNorm2d) and _is_plain_convolution(previous):
+            folded[-1] = fuse_conv_bn_eval(previous, layer, transpose=previous.transposed)
         else:
             folded.append(layer)
     return folded
+
+
+def _is_plain_convolution(module: nn.Module | None) -> bool:
+    """Not one whose weight is recomputed at each pass, such as a spectral norm's."""
+    plain = type(module) is nn.Conv2d or (type(module) is nn.ConvTranspose2d and module.groups == 1)
+    return plain and not module._forward_pre_hooks

@@ -16,7 +16,12 @@ from torch import nn
 from gan_backbones import Backbone
 from gan_backbones.inference import fold
 from latentgym.directions import direction_matrix
-from latentgym.scores import ATTRIBUTE_SCORES, REALISM_SCORES, attribute_log_probabilities
+from latentgym.scores import (
+    ATTRIBUTE_SCORES,
+    REALISM_SCORES,
+    attribute_log_probabilities,
+    mean_wanted,
+)
 from latentgym.task import EditTask
 
 MAX_IMAGES = 256
@@ -36,10 +41,12 @@ class Assessment:
     Attributes:
         realism: discriminator logits ``[N]``.
         attributes: log-probabilities ``[N, K]``, softmax within each attribute.
+        judged: variant indices ``[N, A]`` that the judge sees, if it was asked.
     """
 
     realism: torch.Tensor
     attributes: torch.Tensor
+    judged: torch.Tensor | None = None
 
 
 class EditCore:
@@ -51,29 +58,30 @@ class EditCore:
     Args:
         task: the settings.
         count: how many rows.
+        judge_always: ask the judge at every move, so that a verdict costs no forward pass.
 
     Attributes:
         latents: the current latents ``[count, latent_dim]``.
         realism, attributes: their current :class:`Assessment`.
         start_latents, start_realism, start_attributes: the same at the start.
         wanted: one-hot targets ``[count, K]``.
-        targeted: 1 in all columns of the targeted attributes ``[count, K]``.
         to_keep: one-hot of what the classifier saw at the start in attributes outside the target.
         steps: moves made since the start, int64 ``[count]``.
         returns: rewards summed since the start ``[count]``.
         evaluations: how many images were generated and scored so far, resets included.
     """
 
-    def __init__(self, task: EditTask, count: int):
+    def __init__(self, task: EditTask, count: int, judge_always: bool = False):
         self.task = task
+        self.judge_always = judge_always
         self.backbone = task.load_backbone()
         self.schema = self.backbone.schema
         self.columns = list(self.schema.slices.values())
         self.device = torch.device(task.device)
-        self.networks = _folded(self.backbone)
-        self.directions = direction_matrix(
-            self.backbone, task.directions, task.num_directions
-        ).to(self.device)
+        self.networks = _folded(self.backbone, self.device)
+        self.directions = direction_matrix(self.backbone, task.directions, task.num_directions).to(
+            self.device
+        )
         self.evaluations = 0
         self._column_starts = torch.tensor([c.start for c in self.columns], device=self.device)
         # [K, K]: 1 where two columns belong to the same attribute.
@@ -86,10 +94,11 @@ class EditCore:
 
         latent_dim, size = self.backbone.latent_dim, self.schema.size
         self.latents, self.start_latents = zeros(latent_dim), zeros(latent_dim)
-        self.wanted, self.targeted, self.to_keep = zeros(size), zeros(size), zeros(size)
+        self.wanted, self.to_keep = zeros(size), zeros(size)
         self.realism, self.start_realism = zeros(), zeros()
         self.attributes, self.start_attributes = zeros(size), zeros(size)
-        self.judged_at_start = zeros(len(self.schema.names)).long()
+        self.judged = zeros(len(self.schema.names)).long()
+        self.judged_at_start = self.judged.clone()
         self.steps = zeros().long()
         self.returns = zeros().double()
         self._potential = zeros(len(COMPONENTS))
@@ -124,7 +133,6 @@ class EditCore:
         else:
             self._draw_starts(rows, rngs)
         targeted = self.wanted[rows] @ self._same_attribute
-        self.targeted[rows] = targeted
         self.to_keep[rows] = self.seen(self.attributes[rows]) * (1 - targeted)
         self.start_latents[rows] = self.latents[rows]
         self.start_realism[rows] = self.realism[rows]
@@ -148,7 +156,7 @@ class EditCore:
         """
         bound = self.task.latent_bound
         self.latents[rows] = (self.latents[rows] + moves).clamp(-bound, bound)
-        self._assess(rows)
+        self._assess(rows, self.judge_always)
         after = self._potentials(rows)
         rewards = after - self._potential[rows]
         self._potential[rows] = after
@@ -158,7 +166,7 @@ class EditCore:
 
     # Scores -------------------------------------------------------------------------------------
 
-    def assess(self, latents: torch.Tensor) -> Assessment:
+    def assess(self, latents: torch.Tensor, judge: bool = False) -> Assessment:
         """Generate and score images of ``latents`` ``[N, latent_dim]``, in chunks.
 
         Differentiable, unless called under ``torch.no_grad``.
@@ -166,7 +174,7 @@ class EditCore:
         Raises:
             FloatingPointError: a network returned a value that is not finite.
         """
-        realism, logits = [], []
+        realism, logits, judged = [], [], []
         for chunk in latents.split(MAX_IMAGES):
             images = self.networks["generator"](chunk)
             logits.append(self.networks["classifier"](images))
@@ -174,9 +182,13 @@ class EditCore:
                 realism.append(self.networks["discriminator"](images))
             else:
                 realism.append(torch.zeros(len(chunk), device=self.device))
+            if judge:
+                judged.append(self._judge(images))
         self.evaluations += len(latents)
         assessment = Assessment(
-            torch.cat(realism), attribute_log_probabilities(torch.cat(logits), self.columns)
+            torch.cat(realism),
+            attribute_log_probabilities(torch.cat(logits), self.columns),
+            torch.cat(judged) if judge else None,
         )
         if not torch.isfinite(assessment.realism.sum() + assessment.attributes.sum()):
             raise FloatingPointError(
@@ -190,14 +202,10 @@ class EditCore:
         ``assessment`` may be of any images, as if they were the rows' current ones.
         """
         task = self.task
-        score = ATTRIBUTE_SCORES[task.attribute_score]
-        log_probabilities = assessment.attributes
-        if task.attribute_score == "cosine":
-            # Over the targeted attributes' columns alone: those of the others get probability 0.
-            attributes = score(log_probabilities + self.targeted[rows].log(), self.wanted[rows])
-        else:
-            attributes = score(log_probabilities, self.wanted[rows])
-        keep = ATTRIBUTE_SCORES["log_probability"](log_probabilities, self.to_keep[rows])
+        attributes = ATTRIBUTE_SCORES[task.attribute_score](
+            assessment.attributes, self.wanted[rows], self._same_attribute
+        )
+        keep = mean_wanted(assessment.attributes, self.to_keep[rows])
         return {
             "realism": task.realism_weight * REALISM_SCORES[task.realism_score](assessment.realism),
             "attributes": task.attribute_weight * attributes,
@@ -227,12 +235,11 @@ class EditCore:
         the start image had in the other attributes.
         """
         probabilities = self.attributes[rows].exp()
-        mean = ATTRIBUTE_SCORES["log_probability"]
         return {
             "realism": torch.sigmoid(self.realism[rows]),
             "start_realism": torch.sigmoid(self.start_realism[rows]),
-            "target": mean(probabilities, self.wanted[rows]),
-            "kept": mean(probabilities, self.to_keep[rows]),
+            "target": mean_wanted(probabilities, self.wanted[rows]),
+            "kept": mean_wanted(probabilities, self.to_keep[rows]),
         }
 
     def seen(self, log_probabilities: torch.Tensor) -> torch.Tensor:
@@ -252,7 +259,9 @@ class EditCore:
         image. ``drift``: Euclidean distance of the latent from the start. Without a judge in the
         backbone the classifier stands in.
         """
-        judged = self._judge(self.latents[rows])
+        if not self.judge_always:
+            self.judged[rows] = self._judge_latents(self.latents[rows])
+        judged = self.judged[rows]
         free = self._free(rows)
         unchanged = (judged == self.judged_at_start[rows]) & free
         return {
@@ -306,14 +315,16 @@ class EditCore:
 
     def _place(self, rows: torch.Tensor, latents: torch.Tensor) -> None:
         self.latents[rows] = latents
-        self._assess(rows)
-        self.judged_at_start[rows] = self._judge(latents)
+        self._assess(rows, judge=True)
+        self.judged_at_start[rows] = self.judged[rows]
 
     @torch.no_grad()
-    def _assess(self, rows: torch.Tensor) -> None:
-        assessment = self.assess(self.latents[rows])
+    def _assess(self, rows: torch.Tensor, judge: bool) -> None:
+        assessment = self.assess(self.latents[rows], judge)
         self.realism[rows] = assessment.realism
         self.attributes[rows] = assessment.attributes
+        if judge:
+            self.judged[rows] = assessment.judged
 
     def _potentials(self, rows: torch.Tensor) -> torch.Tensor:
         """The current images' weighted scores ``[len(rows), len(COMPONENTS)]``."""
@@ -321,14 +332,14 @@ class EditCore:
         return torch.stack([scores[name] for name in COMPONENTS], dim=1)
 
     @torch.no_grad()
-    def _judge(self, latents: torch.Tensor) -> torch.Tensor:
+    def _judge_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        generator = self.networks["generator"]
+        return torch.cat([self._judge(generator(chunk)) for chunk in latents.split(MAX_IMAGES)])
+
+    def _judge(self, images: torch.Tensor) -> torch.Tensor:
         """Variant indices ``[N, A]`` that the judge sees."""
-        judge = self.networks.get("judge", self.networks["classifier"])
-        labels = []
-        for chunk in latents.split(MAX_IMAGES):
-            logits = judge(self.networks["generator"](chunk))
-            labels.append(torch.stack([logits[:, c].argmax(dim=1) for c in self.columns], dim=1))
-        return torch.cat(labels)
+        logits = self.networks.get("judge", self.networks["classifier"])(images)
+        return torch.stack([logits[:, c].argmax(dim=1) for c in self.columns], dim=1)
 
     def _labels_to_one_hot(self, labels: torch.Tensor) -> torch.Tensor:
         one_hot = torch.zeros(len(labels), self.schema.size, device=self.device)
@@ -336,9 +347,7 @@ class EditCore:
 
     def _free(self, rows: torch.Tensor) -> torch.Tensor:
         """Bool ``[len(rows), A]``: the attributes outside the target."""
-        return torch.stack(
-            [self.wanted[rows, c].sum(dim=1) == 0 for c in self.columns], dim=1
-        )
+        return torch.stack([self.wanted[rows, c].sum(dim=1) == 0 for c in self.columns], dim=1)
 
     def _sees(self, seen: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Whether one-hot ``seen`` holds every wanted variant."""
@@ -349,6 +358,6 @@ class EditCore:
 
 
 @lru_cache(maxsize=8)
-def _folded(backbone: Backbone) -> dict[str, nn.Module]:
+def _folded(backbone: Backbone, device: torch.device) -> dict[str, nn.Module]:
     """The backbone's networks prepared for speed, shared by all environments of a process."""
-    return {role: fold(network) for role, network in backbone.networks.items()}
+    return {role: fold(network).to(device) for role, network in backbone.networks.items()}

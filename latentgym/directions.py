@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,34 +29,36 @@ def direction_matrix(
             ``"attributes"``: one direction per variant of each attribute, the one that raises
             that variant's logit and leaves the other attributes' as they are, in a linear fit of
             the classifier's logits to the latent. Or a matrix as nested lists, used as it is.
-        count: how many SeFa directions; by default 24.
+        count: how many SeFa directions; by default 24, or as many as there are.
 
     Raises:
         ValueError: an unknown name, a matrix of the wrong shape or with values that are not
-            finite, a ``count`` outside 1 to ``latent_dim``, or a backbone that lacks what a set
-            of directions is made from.
+            finite, a ``count`` of less than 1 or more SeFa directions than there are, or a
+            backbone that lacks what a set of directions is made from.
     """
-    if not isinstance(directions, str):
-        return _given(directions, backbone.latent_dim)
-    if directions not in DIRECTION_SETS:
+    if isinstance(directions, str) and directions not in DIRECTION_SETS:
         raise ValueError(
             f"directions is {directions!r}; allowed: {', '.join(DIRECTION_SETS)}, or a matrix"
         )
-    if count is not None and directions != "sefa":
-        raise ValueError("num_directions applies to directions='sefa' alone")
+    if count is not None and not (isinstance(directions, str) and directions == "sefa"):
+        raise ValueError(f"num_directions is {count!r}; it applies to directions='sefa' alone")
+    if not isinstance(directions, str):
+        return _given(directions, backbone.latent_dim)
     if directions == "coordinates":
         return torch.eye(backbone.latent_dim)
     if directions == "sefa":
-        return sefa_directions(backbone, 24 if count is None else count)
+        return sefa_directions(backbone, count)
     return attribute_directions(backbone)
 
 
 @lru_cache(maxsize=16)
-def sefa_directions(backbone: Backbone, count: int) -> torch.Tensor:
+def sefa_directions(backbone: Backbone, count: int | None = None) -> torch.Tensor:
     """Left singular vectors of the generator's first layer, strongest first (Shen & Zhou 2021)."""
-    if not 1 <= count <= backbone.latent_dim:
-        raise ValueError(f"num_directions is {count}; allowed: 1 to {backbone.latent_dim}")
     weight = _first_layer(backbone)
+    most = min(weight.shape)
+    count = min(24, most) if count is None else count
+    if not isinstance(count, int) or not 1 <= count <= most:
+        raise ValueError(f"num_directions is {count!r}; allowed: 1 to {most}")
     left, _, _ = torch.linalg.svd(weight, full_matrices=False)
     return left[:, :count].T.contiguous()
 
@@ -69,7 +72,7 @@ def attribute_directions(backbone: Backbone) -> torch.Tensor:
     """
     if backbone.classifier is None or backbone.schema is None:
         raise ValueError("directions='attributes' needs a backbone with a classifier and a schema")
-    device = next(backbone.generator.parameters()).device
+    device = next((p.device for p in backbone.generator.parameters()), torch.device("cpu"))
     rng = torch.Generator().manual_seed(0)
     latents = torch.randn(PROBE_LATENTS, backbone.latent_dim, generator=rng)
     logits = batched(
@@ -78,7 +81,8 @@ def attribute_directions(backbone: Backbone) -> torch.Tensor:
     for columns in backbone.schema.slices.values():  # a common offset of an attribute means nothing
         logits[:, columns] -= logits[:, columns].mean(dim=1, keepdim=True)
     # The latents are white, so the least-squares fit is a covariance; K x latent_dim.
-    fit = ((logits - logits.mean(dim=0)) / logits.std(dim=0).clamp(min=1e-6)).T @ latents / len(latents)
+    logits = (logits - logits.mean(dim=0)) / logits.std(dim=0).clamp(min=1e-6)
+    fit = logits.T @ latents / len(latents)
     gram = fit @ fit.T
     eye = torch.eye(len(gram))
     moves = torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * eye, eye) @ fit
@@ -103,7 +107,12 @@ def _first_layer(backbone: Backbone) -> torch.Tensor:
 
 
 def _given(directions: list[list[float]], latent_dim: int) -> torch.Tensor:
-    matrix = torch.as_tensor(directions, dtype=torch.float32)
+    try:
+        matrix = torch.from_numpy(np.array(directions, dtype=np.float32))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"directions is not a matrix of numbers; expected (K, {latent_dim}) as nested lists"
+        ) from None
     if matrix.ndim != 2 or matrix.shape[1] != latent_dim or not len(matrix):
         raise ValueError(
             f"directions has shape {tuple(matrix.shape)}; expected (K, {latent_dim}) with K >= 1"

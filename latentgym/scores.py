@@ -2,16 +2,19 @@
 
 All functions are differentiable and act on batches. A reward is the difference of a score
 between two steps, so a constant offset is of no account but a flat region is.
+
+``same_attribute`` is ``[K, K]``: 1 where two columns belong to the same attribute, else 0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
 
-LOG_FLOOR = -15.0
+LOG_FLOOR = -40.0
 """Log-probabilities are cut off here, so that no single attribute outweighs all else."""
 
 
@@ -29,33 +32,41 @@ REALISM_SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def mean_log_probability(log_probabilities: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean over the wanted variants of their log-probability; 0 where none is wanted.
+def mean_wanted(values: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean of the wanted variants' values; 0 where none is wanted.
 
     Args:
-        log_probabilities: ``[N, K]``.
+        values: of each variant, ``[N, K]``.
         wanted: one-hot per attribute, ``[N, K]``; attributes that are all zero are free.
     """
-    return (log_probabilities * wanted).sum(dim=1) / wanted.sum(dim=1).clamp(min=1)
+    return (values * wanted).sum(dim=1) / wanted.sum(dim=1).clamp(min=1)
 
 
-def cosine(log_probabilities: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def cosine(
+    log_probabilities: torch.Tensor, wanted: torch.Tensor, same_attribute: torch.Tensor
+) -> torch.Tensor:
     """Cosine of the probabilities and the one-hot target, over the targeted attributes' columns.
 
     Times 100, as realism's probability. The form of the work this package grew from. It is flat
     where the wanted variant is improbable, which makes it hard to climb.
     """
-    return 100.0 * F.cosine_similarity(log_probabilities.exp(), wanted, dim=1)
+    targeted = wanted @ same_attribute
+    return 100.0 * F.cosine_similarity(log_probabilities.exp() * targeted, wanted, dim=1)
 
 
-def margin(log_probabilities: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean over the wanted variants of their log-odds, ``log p / (1 - p)``: unbounded above."""
-    probabilities = log_probabilities.exp().clamp(max=1 - 1e-6)
-    return mean_log_probability(log_probabilities - torch.log1p(-probabilities), wanted)
+def margin(
+    log_probabilities: torch.Tensor, wanted: torch.Tensor, same_attribute: torch.Tensor
+) -> torch.Tensor:
+    """Mean over the wanted variants of their log-odds, ``log(p / (1 - p))``, within ±LOG_FLOOR."""
+    # The rivals' sum, as 1 - p would lose all digits where the target is certain.
+    rivals = (log_probabilities.exp() * (1 - wanted)) @ same_attribute
+    log_odds = log_probabilities - rivals.clamp(min=math.exp(LOG_FLOOR)).log()
+    return mean_wanted(log_odds.clamp(max=-LOG_FLOOR), wanted)
 
 
-ATTRIBUTE_SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "log_probability": mean_log_probability,
+# Attributes: log-probabilities [N, K], wanted [N, K] and same_attribute [K, K] to scores [N].
+ATTRIBUTE_SCORES: dict[str, Callable[..., torch.Tensor]] = {
+    "log_probability": lambda log_probabilities, wanted, _: mean_wanted(log_probabilities, wanted),
     "cosine": cosine,
     "margin": margin,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 
 from gan_backbones import Backbone, load
 from latentgym.directions import direction_matrix
@@ -43,16 +44,23 @@ class EditTask:
         _allowed("start", self.start, STARTS)
         _allowed("realism_score", self.realism_score, REALISM_SCORES)
         _allowed("attribute_score", self.attribute_score, ATTRIBUTE_SCORES)
-        for part in self.observation:
+        parts = self.observation
+        if isinstance(parts, str) or not isinstance(parts, Sequence) or not parts:
+            raise ValueError(
+                f"observation is {parts!r}; expected a list of {', '.join(OBSERVATION_PARTS)}"
+            )
+        for part in parts:
             _allowed("observation", part, OBSERVATION_PARTS)
-        if not self.observation or len(set(self.observation)) != len(self.observation):
-            raise ValueError(f"observation is {self.observation!r}; name each part once, at least one")
+        if len(set(parts)) != len(parts):
+            raise ValueError(f"observation is {parts!r}; name each part once")
         for name in ("delta", "latent_bound"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be finite and above 0")
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0 < value < float("inf")):
+                raise ValueError(f"{name} is {value!r}; it must be a finite number above 0")
         for name in ("realism_weight", "attribute_weight", "keep_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be finite, 0 or more")
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0 <= value < float("inf")):
+                raise ValueError(f"{name} is {value!r}; it must be a finite number, 0 or more")
         backbone = self.load_backbone()
         if self.realism_weight and backbone.discriminator is None:
             raise ValueError(
@@ -94,5 +102,5 @@ def _load(name: str, device: str) -> Backbone:
 
 
 def _allowed(argument: str, value: object, allowed) -> None:
-    if value not in allowed:
+    if value not in tuple(allowed):
         raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(allowed)}")

@@ -13,7 +13,7 @@ class RandomPolicy:
 
     Args:
         action_space: of one environment.
-        seed: of a copy of that space, so that the environment's own stays untouched.
+        seed: of the policy's own random generator; the space's stays untouched.
     """
 
     def __init__(self, action_space: spaces.Discrete, seed: int = 0):

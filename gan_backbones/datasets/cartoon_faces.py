@@ -67,22 +67,14 @@ class Style:
 STYLES: dict[str, Style] = {
     "avataaars": Style(
         attributes={
-            "hair": Attribute(
-                "topVariant",
-                ("shortFlat", "frizzle", "bun", "shaggy", "bob", "straight01", "fro"),
-            ),
-            "hairColor": Attribute(
-                "hairColor", ("2c1b18", "a55728", "d6b370", "c93305", "f59797", "e8e1e1")
-            ),
-            "skinColor": Attribute("skinColor", ("614335", "ae5d29", "edb98a", "ffdbb4", "f8d25c")),
-            "eyes": Attribute("eyesVariant", ("default", "happy", "hearts", "surprised")),
+            "hair": Attribute("topVariant", ("shortFlat", "bun", "shaggy", "bob", "straight01")),
+            "hairColor": Attribute("hairColor", ("2c1b18", "a55728", "d6b370", "e8e1e1")),
+            "skinColor": Attribute("skinColor", ("614335", "ae5d29", "edb98a", "ffdbb4")),
+            "eyes": Attribute("eyesVariant", ("default", "hearts", "surprised")),
             "eyebrows": Attribute(
-                "eyebrowsVariant",
-                ("flatNatural", "angryNatural", "raisedExcited", "sadConcerned"),
+                "eyebrowsVariant", ("flatNatural", "angryNatural", "raisedExcited")
             ),
-            "mouth": Attribute(
-                "mouthVariant", ("smile", "serious", "sad", "screamOpen", "grimace")
-            ),
+            "mouth": Attribute("mouthVariant", ("smile", "serious", "screamOpen", "grimace")),
             "glasses": Attribute("accessoriesVariant", (NONE, "round", "prescription02"), 0.4),
             "glassesColor": Attribute(
                 "accessoriesColor", (NONE, "262e33", "5199e4", "ff488e"), part="glasses"
@@ -91,7 +83,7 @@ STYLES: dict[str, Style] = {
                 "facialHairVariant", (NONE, "beardMajestic", "beardLight", "moustacheFancy"), 0.4
             ),
             "beardColor": Attribute(
-                "facialHairColor", (NONE, "2c1b18", "a55728", "d6b370", "e8e1e1"), part="beard"
+                "facialHairColor", (NONE, "2c1b18", "a55728", "e8e1e1"), part="beard"
             ),
         },
         view_box="48 18 184 184",  # the head without the shoulders

@@ -44,7 +44,7 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     | `latent` | d | ±latent_bound | the current latent |
     | `target` | V | 0, 1 | one-hot of the wanted variants; zero where an attribute is free |
     | `start` | V | 0, 1 | one-hot of what the classifier saw in the start image |
-    | `attributes` | V | -15 to 0 | log-probabilities the classifier gives the current image |
+    | `attributes` | V | -40 to 0 | log-probabilities the classifier gives the current image |
     | `realism` | 2 | 0 to 1 | the discriminator's probability now, and at the start |
 
     ## Rewards
@@ -69,17 +69,17 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Episode End
 
-    Truncated by the step limit (40 by default). With `terminate_on_success` it terminates
+    Truncated by the step limit (40 by default), which `gym.make` applies. With `terminate_on_success` it terminates
     once the classifier sees the target and realism is not below the start's.
 
     ## Info
 
     `scores` (realism, start_realism, target, kept: each a probability), `target` (one-hot, see
-    `env.unwrapped.schema.decode`), after a step `rewards`, and at the episode's end the judge's
-    verdict: `is_success` (every target variant seen, realism not below the start's), `kept` (share
-    of the other attributes seen unchanged) and `drift` (distance from the start latent). The judge
-    is never part of a reward. Where the step limit is not known to the environment, because it
-    was not made by `gym.make`, each step has the verdict.
+    `env.unwrapped.schema.decode`), and after a step `rewards` and the judge's verdict on the edit
+    so far: `is_success` (every target variant seen, realism not below the start's), `kept` (share
+    of the other attributes seen unchanged) and `drift` (distance from the start latent). What
+    counts is the verdict at the episode's end; the vector environment gives it there alone. The
+    judge is never part of a reward.
 
     ## Arguments
 
@@ -103,17 +103,19 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     ## Version History
 
     - v0: first version.
-    """  # noqa: D212, D400, D415, E501
+    """  # noqa: D415, E501
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, render_mode: str | None = None, **task: Any):
         _check_render_mode(render_mode)
         self.render_mode = render_mode
-        self.core = EditCore(EditTask(**task), 1)
+        # gym.make tells an environment nothing of its step limit: any step may be the last.
+        self.core = EditCore(EditTask(**task), 1, judge_always=True)
         self.observation_space = observation_space(self.core)
         self.action_space = action_space(self.core)
         self._row = torch.arange(1, device=self.core.device)
+        self._begun = False
         self._window: Window | None = None
 
     @property
@@ -142,6 +144,7 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
         super().reset(seed=seed)
         latent, target = read_options(self.core, options, 1)
         self.core.begin(self._row, [self.np_random], latent, target)
+        self._begun = True
         if self.render_mode == "human":
             self._show()
         return self._observation(), _first(row_info(self.core, self._row))
@@ -151,18 +154,17 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
 
         Raises:
             ValueError: an action outside the action space.
+            gymnasium.error.ResetNeeded: no edit was begun.
             FloatingPointError: a network returned a value that is not finite.
         """
+        self._check_begun("step")
         if not self.action_space.contains(action):
             raise ValueError(f"action is {action!r}; allowed: {self.action_space}")
         core = self.core
         rewards = core.move(self._row, moves(core, np.array([action])))
         reward = float(sum(rewards.values()))
-        terminated = core.task.terminate_on_success and bool(core.reached(self._row))
-        info = row_info(core, self._row) | {"rewards": rewards}
-        limit = self.spec.max_episode_steps if self.spec else None
-        if terminated or limit is None or int(core.steps) >= limit:
-            info |= core.verdict(self._row)
+        terminated = bool(core.task.terminate_on_success and core.reached(self._row))
+        info = row_info(core, self._row) | {"rewards": rewards} | core.verdict(self._row)
         if self.render_mode == "human":
             self._show()
         return self._observation(), reward, terminated, False, _first(info)
@@ -179,6 +181,7 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
             ``potential`` ``[N]``, whose change is the reward, and its components ``realism``,
             ``attributes`` and ``keep``.
         """
+        self._check_begun("score")
         latents = torch.as_tensor(latents, dtype=torch.float32, device=self.core.device)
         if latents.ndim != 2 or latents.shape[1] != self.backbone.latent_dim:
             raise ValueError(
@@ -186,9 +189,7 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
                 f"expected (N, {self.backbone.latent_dim})"
             )
         with torch.no_grad():
-            parts = self.core.potential(
-                self.core.assess(latents), self._row.expand(len(latents))
-            )
+            parts = self.core.potential(self.core.assess(latents), self._row.expand(len(latents)))
         parts = {"potential": sum(parts.values()), **parts}
         return {name: value.cpu().numpy() for name, value in parts.items()}
 
@@ -200,7 +201,7 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     def render(self) -> np.ndarray | None:
         """A frame uint8 ``[H, W, 3]`` if ``render_mode`` is ``"rgb_array"``."""
         if self.render_mode == "rgb_array":
-            return draw_frame(edit_view(self.core, 0, self.spec))
+            return draw_frame(edit_view(self.core, 0))
         if self.render_mode == "human":
             self._show()
         return None
@@ -211,13 +212,17 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
             self._window.close()
             self._window = None
 
+    def _check_begun(self, method: str) -> None:
+        if not self._begun:
+            raise gym.error.ResetNeeded(f"call reset before {method}")
+
     def _observation(self) -> np.ndarray:
         return self.core.observe(self._row)[0].cpu().numpy()
 
     def _show(self) -> None:
         if self._window is None:
             self._window = Window("LatentEdit-v0", self.metadata["render_fps"])
-        self._window.show(draw_frame(edit_view(self.core, 0, self.spec)))
+        self._window.show(draw_frame(edit_view(self.core, 0)))
 
 
 class LatentEditVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -283,9 +288,9 @@ class LatentEditVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 ``[num_envs, latent_dim]`` or one ``[latent_dim]`` for all; ``"target"``: dict of
                 wanted variants for all rows. The dict is read, never changed.
         """
+        latents, target = read_options(self.core, options, self.num_envs)
         mask = self._read_mask(options)
         self._seed(seed, mask)
-        latents, target = read_options(self.core, options, self.num_envs)
         self._begin(mask, latents, target)
         return self._observations(), self._infos(mask)
 
@@ -298,11 +303,14 @@ class LatentEditVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: actions outside the action space.
             gymnasium.error.ResetNeeded: a row has ended, in `AutoresetMode.DISABLED`.
         """
-        actions = np.asarray(actions)
-        if not self.action_space.contains(actions.astype(np.int64, casting="unsafe")):
-            raise ValueError(f"actions are {actions!r}; allowed: {self.action_space}")
         if self._rngs is None:
             raise gym.error.ResetNeeded("call reset before step")
+        actions = np.asarray(actions)
+        if not (
+            np.issubdtype(actions.dtype, np.integer)
+            and self.action_space.contains(actions.astype(np.int64))
+        ):
+            raise ValueError(f"actions are {_line(actions)}; allowed: {self.action_space}")
         if self.autoreset_mode == AutoresetMode.DISABLED and self._ended.any():
             raise gym.error.ResetNeeded(
                 f"rows {np.flatnonzero(self._ended).tolist()} have ended: reset them with "
@@ -326,7 +334,7 @@ class LatentEditVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         ended = terminations | truncations
         infos = self._infos(np.ones_like(ended), moving, components, ended)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            infos = self._reset_within_step(ended, moving, infos)
+            infos = self._reset_within_step(ended, components, infos)
         else:
             self._ended = ended
         return self._observations(), rewards, terminations, truncations, infos
@@ -338,7 +346,7 @@ class LatentEditVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return tile(self.core.images(self.core.latents))
 
     def _reset_within_step(
-        self, ended: np.ndarray, moving: np.ndarray, infos: dict[str, Any]
+        self, ended: np.ndarray, components: dict[str, torch.Tensor], infos: dict[str, Any]
     ) -> dict[str, Any]:
         """Reset the ended rows; what they ended with goes into final_obs and final_info."""
         observations = self._observations()
@@ -348,7 +356,8 @@ class LatentEditVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         final_info = _narrow(infos, ended)
         self._begin(ended, None, None)
         self._ended = np.zeros_like(ended)
-        infos = self._infos(np.ones_like(ended))
+        going_on = {name: value[self._rows(~ended)] for name, value in components.items()}
+        infos = self._infos(np.ones_like(ended), ~ended, {} if ended.all() else going_on)
         return infos | {
             "final_obs": final_obs,
             "_final_obs": ended.copy(),
@@ -363,16 +372,18 @@ class LatentEditVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         target: Mapping[str, str] | None,
     ) -> None:
         rngs = [self._rngs[row] for row in np.flatnonzero(mask)]
-        self.core.begin(
-            self._rows(mask), rngs, None if latents is None else latents[mask], target
-        )
+        self.core.begin(self._rows(mask), rngs, None if latents is None else latents[mask], target)
         self._ended = self._ended & ~mask
 
     def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
         if isinstance(seed, (int, np.integer)):
             seeds = [int(seed) + row for row in range(self.num_envs)]
         else:
-            seeds = [None] * self.num_envs if seed is None else list(seed)
+            seeds = (
+                [None] * self.num_envs
+                if seed is None
+                else [s if s is None else int(s) for s in seed]
+            )
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed has {len(seeds)} values; expected num_envs={self.num_envs}")
         if self._rngs is None:
@@ -386,12 +397,14 @@ class LatentEditVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if mask is None:
             return np.ones(self.num_envs, dtype=np.bool_)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f"options['reset_mask'] is {mask!r}; expected a numpy array of bool")
+            raise TypeError(f"options['reset_mask'] is {_line(mask)}; expected a bool array")
         if mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(
-                f"options['reset_mask'] is {mask!r}; expected shape ({self.num_envs},) "
+                f"options['reset_mask'] is {_line(mask)}; expected shape ({self.num_envs},) "
                 "with at least one True"
             )
+        if self._rngs is None and not mask.all():
+            raise gym.error.ResetNeeded("the first reset must begin all rows, without reset_mask")
         return mask
 
     def _rows(self, mask: np.ndarray) -> torch.Tensor:
@@ -453,9 +466,12 @@ def read_options(
     """Start latents ``[count, latent_dim]`` and target of ``reset``'s options, checked.
 
     Raises:
-        ValueError: a latent of the wrong shape or out of bounds, or a target with unknown names.
+        ValueError: no dict, a latent of the wrong shape or out of bounds, or a target with unknown
+            names.
     """
-    options = options or {}
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options is {options!r}; expected a dict")
     latent, target = options.get("latent"), options.get("target")
     if target is not None:
         if not isinstance(target, Mapping):
@@ -474,7 +490,7 @@ def read_options(
                 f"options['latent'] must be finite and within latent_bound={bound}; "
                 f"found values from {latent.min()} to {latent.max()}"
             )
-        latent = np.broadcast_to(latent, shape)
+        latent = np.broadcast_to(latent, shape).copy()
     return latent, target
 
 
@@ -483,7 +499,7 @@ def row_info(core: EditCore, rows: torch.Tensor) -> dict[str, Any]:
     return {"scores": core.scores(rows), "target": core.wanted[rows]}
 
 
-def edit_view(core: EditCore, row: int, spec: gym.envs.registration.EnvSpec | None) -> EditView:
+def edit_view(core: EditCore, row: int) -> EditView:
     """What a frame shows of one row."""
     schema = core.schema
     probabilities = core.attributes[row].exp().cpu().numpy()
@@ -507,7 +523,7 @@ def edit_view(core: EditCore, row: int, spec: gym.envs.registration.EnvSpec | No
         realism=float(torch.sigmoid(core.realism[row])),
         start_realism=float(torch.sigmoid(core.start_realism[row])),
         step=int(core.steps[row]),
-        max_steps=spec.max_episode_steps if spec else None,
+        max_steps=None,  # gym.make tells nobody but its wrapper
         episode_return=float(core.returns[row]),
     )
 
@@ -517,6 +533,11 @@ def _check_render_mode(render_mode: str | None) -> None:
         raise ValueError(
             f"render_mode is {render_mode!r}; allowed: None, {', '.join(map(repr, RENDER_MODES))}"
         )
+
+
+def _line(value: object) -> str:
+    """What it is, on one line."""
+    return " ".join(repr(value).split())
 
 
 def _first(info: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,23 @@
+"""Known-good DQN settings per environment; what is not named is as `agents.DQN` has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+KNOWN_GOOD: dict[str, dict[str, Any]] = {
+    # RL-Zoo's CartPole settings.
+    "CartPole-v1": dict(
+        timesteps=50_000,
+        learning_rate=2.3e-3,
+        buffer_size=100_000,
+        learning_starts=1000,
+        batch_size=64,
+        gamma=0.99,
+        train_freq=256,
+        gradient_steps=128,
+        target_update_interval=10,
+        exploration_fraction=0.16,
+        exploration_final_eps=0.04,
+        net_arch=(256, 256),
+    ),
+}

@@ -1,0 +1,78 @@
+"""Pictures of what an agent learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio.v3 as iio
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # files only; works without a screen
+from matplotlib import pyplot as plt
+
+
+def save_edits(
+    path: Path, starts: np.ndarray, edited: np.ndarray, captions: list[str], title: str
+) -> None:
+    """Start images above, edited ones below.
+
+    Args:
+        path: a PNG file.
+        starts, edited: uint8 ``[N, H, W, 3]``.
+        captions: one per column, under it.
+        title: over everything.
+    """
+    count = len(starts)
+    figure, axes = plt.subplots(2, count, figsize=(1.3 * count, 3.4), squeeze=False)
+    for column in range(count):
+        for row, image in ((0, starts[column]), (1, edited[column])):
+            axes[row, column].imshow(image, interpolation="nearest")
+            axes[row, column].set(xticks=[], yticks=[])
+            for spine in axes[row, column].spines.values():
+                spine.set_color("#dddddd")
+        axes[1, column].set_xlabel(captions[column], fontsize=8)
+    axes[0, 0].set_ylabel("start", fontsize=10)
+    axes[1, 0].set_ylabel("edited", fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(pad=0.6)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def save_learning_curve(
+    path: Path,
+    history: list[dict[str, float]],
+    levels: dict[str, dict[str, float]],
+    title: str,
+) -> None:
+    """Success, kept and realism against steps, with other methods' levels as dashed lines.
+
+    Args:
+        path: a PNG file.
+        history: one dict per evaluation, with ``timesteps``.
+        levels: method to its means.
+        title: over everything.
+    """
+    panels = {"is_success": "success", "kept": "kept", "scores/realism": "realism"}
+    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.2))
+    steps = [point["timesteps"] for point in history]
+    for axis, (name, label) in zip(axes, panels.items(), strict=True):
+        axis.plot(steps, [point[name] for point in history], color="#2563eb", label="agent")
+        for (method, means), colour in zip(levels.items(), ("#d06804", "#808690"), strict=False):
+            axis.axhline(means[name], color=colour, linestyle="--", linewidth=1.2, label=method)
+        axis.set(title=label, xlabel="environment steps", ylim=(0, 1.02))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def save_gif(path: Path, frames: list[np.ndarray], fps: int) -> None:
+    """Frames uint8 ``[H, W, 3]`` as an endless GIF that rests on its last frame."""
+    durations = [1000 / fps] * (len(frames) - 1) + [2000]
+    iio.imwrite(path, np.stack(frames), extension=".gif", duration=durations, loop=0)

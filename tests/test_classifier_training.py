@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gan_backbones import AttributeSchema
+from gan_backbones.classifier_training import attribute_loss, predict_attributes, train_classifier
+from gan_backbones.datasets.cartoon_set import to_float
+from gan_backbones.networks import Classifier, Judge
+from gan_backbones.training import split
+
+SCHEMA = AttributeSchema({"red": ["little", "some", "much"], "blue": ["little", "much"]})
+
+
+def colours(count, seed=0):
+    """16x16 images of one noisy colour, and what it is."""
+    rng = np.random.default_rng(seed)
+    labels = np.stack([rng.integers(3, size=count), rng.integers(2, size=count)], axis=1)
+    colour = np.stack([labels[:, 0] * 110, rng.integers(256, size=count), labels[:, 1] * 220], 1)
+    images = colour[:, :, None, None] + rng.integers(36, size=(count, 3, 16, 16))
+    return torch.from_numpy(images.clip(0, 255).astype(np.uint8)), torch.from_numpy(labels)
+
+
+def network(kind=Classifier):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return kind(SCHEMA.size, 4, 3, 16)
+
+
+def trained(kind=Classifier, count=64, **options):
+    options = {"epochs": 1, "batch_size": 16, "bf16": False, **options}
+    return train_classifier(network(kind), *colours(count), SCHEMA, **options)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", [Classifier, Judge])
+def test_it_learns_colours(kind, bf16):
+    classifier = trained(kind, 512, epochs=10, learning_rate=1e-2, bf16=bf16)
+    assert not classifier.training
+    images, labels = colours(200, seed=1)
+    with torch.no_grad():
+        logits = classifier(to_float(images))
+    assert logits.dtype == torch.float32
+    assert (predict_attributes(logits, SCHEMA) == labels).double().mean() > 0.97
+
+
+def test_the_seed_decides():
+    def weights(seed):
+        return torch.cat([p.flatten() for p in trained(seed=seed).parameters()])
+
+    state = torch.get_rng_state()
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("updates", range(1, 12))
+def test_any_number_of_updates(updates):
+    before = network().head.weight.detach().clone()
+    classifier = trained(count=8 * updates, batch_size=8)
+    assert not torch.equal(classifier.head.weight, before)
+
+
+def test_fewer_images_than_a_batch():
+    with pytest.raises(ValueError, match=r"^batch_size is 64; there are only 10 images$"):
+        trained(count=10, batch_size=64)
+
+
+def test_loss_is_the_mean_cross_entropy():
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, SCHEMA.size, generator=rng)
+    _, labels = colours(7)
+    expected = 0.0
+    for row, (red, blue) in zip(logits.double().numpy(), labels.numpy(), strict=True):
+        for part, label in ((row[:3], red), (row[3:], blue)):
+            expected -= np.log(np.exp(part[label]) / np.exp(part).sum()) / (7 * 2)
+    assert attribute_loss(logits, labels, SCHEMA).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_predict_attributes():
+    logits = torch.tensor([[0.0, 2.0, 1.0, 5.0, 4.0], [-1.0, -3.0, -2.0, 0.0, 0.1]])
+    assert predict_attributes(logits, SCHEMA).tolist() == [[1, 0], [0, 1]]
+
+
+# Which images train what --------------------------------------------------------------------------
+
+
+@given(st.integers(0, 200_000))
+def test_split_is_disjoint_and_complete(count):
+    parts = split(count)
+    assert list(parts) == ["train", "judge", "held_out"]
+    ends = [0, *(part.stop for part in parts.values())]
+    assert [part.start for part in parts.values()] == ends[:-1]
+    assert ends[-1] == count == sum(map(len, parts.values()))
+    assert len(parts["held_out"]) == min(10_000, count // 5)
+    assert len(parts["judge"]) == (count - len(parts["held_out"])) // 4
+
+
+def test_split_of_the_cartoon_set():
+    sizes = {name: len(part) for name, part in split(100_000).items()}
+    assert sizes == {"train": 67_500, "judge": 22_500, "held_out": 10_000}
