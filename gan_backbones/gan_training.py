@@ -189,22 +189,21 @@ class GANTrainer:
         with torch.no_grad(), self._autocast():
             fake = self._generator(torch.randn(count, config.latent_dim, generator=rng)).float()
         self.discriminator.requires_grad_(True)
-        real.requires_grad_(penalised)
-        fake.requires_grad_(penalised)
+        images = torch.cat([real, fake]).requires_grad_(penalised)
         with self._autocast():
-            logits_real, logits_fake = self.discriminator(torch.cat([real, fake])).float().chunk(2)
+            logits = self.discriminator(images).float()
+        logits_real, logits_fake = logits.chunk(2)
         loss_discriminator = relativistic_discriminator(logits_real, logits_fake)
         gap = (logits_real - logits_fake).mean()
         if penalised:
-            penalty = zero_centred_penalty(logits_real, real)
-            penalty = penalty + zero_centred_penalty(logits_fake, fake)
+            # The mean over real and generated images together is half of R1 + R2.
+            penalty = 2 * zero_centred_penalty(logits, images)
             loss = loss_discriminator + config.penalty / 2 * config.penalty_interval * penalty
         else:
             loss = loss_discriminator
         self._update("discriminator", loss)
 
         self.discriminator.requires_grad_(False)
-        real.requires_grad_(False)
         with self._autocast():
             fake = self._generator(torch.randn(count, config.latent_dim, generator=rng))
             logits_real, logits_fake = self.discriminator(torch.cat([real, fake])).float().chunk(2)

@@ -1,32 +1,36 @@
-"""The command line: `latentgym demo | train | train-backbone | benchmark`."""
+"""The command line: `latentgym demo | train | train-backbone | benchmark ...`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import tyro
 
 from gan_backbones import BackboneError
 from gan_backbones.datasets import DatasetError
-from latentgym.cli.backbones import benchmark, train_backbone
+from latentgym.cli.backbones import benchmark_backbone, train_backbone
+from latentgym.cli.choices import benchmark_choices
 from latentgym.cli.edits import demo, train
 
-COMMANDS = {
-    "demo": demo,
-    "train": train,
-    "train-backbone": train_backbone,
-    "benchmark": benchmark,
-}
+COMMANDS = {"demo": demo, "train": train, "train-backbone": train_backbone}
+BENCHMARKS = {"backbone": benchmark_backbone, "choices": benchmark_choices}
+
+DESCRIPTION = f"""Steering a frozen image generator as a reinforcement-learning task.
+
+Besides the subcommands below: latentgym benchmark {{{",".join(BENCHMARKS)}}} measures."""
 
 
-def main(args: list[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run one command; a wrong input ends it with one line, not a traceback."""
+    args = list(sys.argv[1:] if args is None else args)
+    commands, prog, description = COMMANDS, "latentgym", DESCRIPTION
+    if args[:1] == ["benchmark"]:
+        commands, prog, args = BENCHMARKS, "latentgym benchmark", args[1:]
+        description = "Measure a backbone, or what the task's settings do."
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="latentgym",
-            description="Steering a frozen image generator as a reinforcement-learning task.",
-            args=args,
+            commands, prog=prog, description=description, args=args
         )
     except (BackboneError, DatasetError, ModuleNotFoundError, ValueError) as error:
         sys.exit(f"latentgym: {error}")

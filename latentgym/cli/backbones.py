@@ -66,7 +66,7 @@ def train_backbone(
     print(f"backbone: {file}\nsamples:  {file.with_suffix('.png')}")
 
 
-def benchmark(
+def benchmark_backbone(
     data: Path, backbone: str = "cartoon-faces", out: Path | None = None, seed: int = 0
 ) -> None:
     """Measure a backbone on held-out images: accuracies, agreement, dropped modes, precision.

@@ -41,7 +41,7 @@ def demo(
         seed: of everything random.
         out: folder for the pictures and figures.
     """
-    _run(_parse(target), seed, out, **KNOWN_GOOD["LatentEdit-v0 demo"])
+    _run(parse_target(target), seed, out, **KNOWN_GOOD["LatentEdit-v0 demo"])
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
         out: folder for the agent, pictures and figures.
     """
     settings = KNOWN_GOOD["LatentEdit-v0"]
-    _run(_parse(target), seed, out, **settings | ({"timesteps": timesteps} if timesteps else {}))
+    _run(parse_target(target), seed, out, **settings | ({"timesteps": timesteps} if timesteps else {}))
 
 
 def _run(
@@ -183,7 +183,8 @@ def _draw(agent: DQN, target: dict[str, str], seed: int, out: Path, wanted: str)
     film.close()
 
 
-def _parse(target: tuple[str, ...]) -> dict[str, str]:
+def parse_target(target: tuple[str, ...]) -> dict[str, str]:
+    """``("hairColor=a55728",)`` to ``{"hairColor": "a55728"}``."""
     pairs = [item.partition("=") for item in target]
     for item, (name, equals, variant) in zip(target, pairs, strict=True):
         if not (name and equals and variant):

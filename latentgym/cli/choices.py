@@ -1,0 +1,98 @@
+"""What each setting of the task does: the evidence for its defaults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from agents import DQN, EvaluationResult, evaluate
+from agents.hyperparameters import KNOWN_GOOD
+from agents.search import MyopicGradientPolicy, RandomPolicy, adam_ascent
+from latentgym.cli.edits import ENV, TEST_SEED, TRAINING_ENVS, Target, parse_target
+
+# Each row changes the defaults in this alone. The last is the task of the work this grew from.
+CHOICES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "directions sefa": {"directions": "sefa", "delta": 1.0},
+    "directions coordinates": {"directions": "coordinates"},
+    "delta 0.25": {"delta": 0.25},
+    "delta 1": {"delta": 1.0},
+    "budget 20": {"max_episode_steps": 20},
+    "budget 80": {"max_episode_steps": 80},
+    "latent bound 2": {"latent_bound": 2.0},
+    "observation latent and target": {"observation": ("latent", "target")},
+    "attribute score margin": {"attribute_score": "margin"},
+    "attribute score cosine": {"attribute_score": "cosine", "attribute_weight": 0.05},
+    "realism weight 0": {"realism_weight": 0.0},
+    "keep weight 0": {"keep_weight": 0.0},
+    "coordinates, delta 0.25, cosine, realism as probability, budget 100": {
+        "directions": "coordinates",
+        "delta": 0.25,
+        "attribute_score": "cosine",
+        "attribute_weight": 0.01,
+        "realism_score": "probability",
+        "keep_weight": 0.0,
+        "observation": ("latent", "target"),
+        "max_episode_steps": 100,
+    },
+}
+
+
+def benchmark_choices(
+    target: Target = ("hairColor=a55728",),
+    timesteps: int = 100_000,
+    episodes: int = 100,
+    seed: int = 0,
+    out: Path = Path("runs/choices.json"),
+) -> None:
+    """Compare settings of LatentEdit-v0: gradient reference, myopic gradient, random and DQN.
+
+    Args:
+        target: what the edited image shall show.
+        timesteps: environment steps that each DQN is trained for.
+        episodes: held-out starts that each is tested on.
+        seed: of everything random.
+        out: also write the figures to this JSON file, after each row.
+    """
+    wanted = parse_target(target)
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print("| setting | method | success | kept | realism | drift |\n|---|---|---|---|---|---|")
+    for name, settings in CHOICES.items():
+        results = _compare({"target": wanted, **settings}, timesteps, episodes, seed)
+        for method, result in results.items():
+            print(
+                f"| {name} | {method} | {result.mean('is_success'):.1%} | {result.mean('kept'):.1%} "
+                f"| {result.mean('scores/start_realism'):.2f} > {result.mean('scores/realism'):.2f} "
+                f"| {result.mean('drift'):.1f} |",
+                flush=True,
+            )
+        rows[name] = {
+            method: {value: result.mean(value) for value in result.values}
+            for method, result in results.items()
+        }
+        out.write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"figures: {out}")
+
+
+def _compare(
+    settings: dict[str, Any], timesteps: int, episodes: int, seed: int
+) -> dict[str, EvaluationResult]:
+    test = gym.make_vec(ENV, num_envs=episodes, **settings)
+    test_seed = TEST_SEED + 1000 * seed
+    budget = settings.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
+    hyperparameters = {k: v for k, v in KNOWN_GOOD[ENV].items() if k != "timesteps"}
+    agent = DQN(gym.make_vec(ENV, num_envs=TRAINING_ENVS, **settings), seed=seed, **hyperparameters)
+    agent.learn(timesteps, progress_bar=True)
+    policies = {
+        "myopic gradient": MyopicGradientPolicy(test),
+        "random": RandomPolicy(test.single_action_space, seed),
+        "DQN": agent,
+    }
+    return {
+        "gradient reference": adam_ascent(test, budget, seed=test_seed),
+        **{name: evaluate(p, test, episodes, test_seed) for name, p in policies.items()},
+    }
