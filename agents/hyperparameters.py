@@ -20,4 +20,21 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
         exploration_final_eps=0.04,
         net_arch=(256, 256),
     ),
+    "LatentEdit-v0": dict(
+        timesteps=1_000_000,
+        learning_rate=5e-4,
+        final_learning_rate=5e-5,
+        buffer_size=200_000,
+        learning_starts=5000,
+        batch_size=256,
+        gamma=0.9,
+        train_freq=1,
+        gradient_steps=4,
+        target_update_interval=1,
+        tau=0.01,
+        exploration_fraction=0.3,
+        exploration_final_eps=0.05,
+        net_arch=(256, 256),
+    ),
 }
+KNOWN_GOOD["LatentEdit-v0 demo"] = KNOWN_GOOD["LatentEdit-v0"] | dict(timesteps=150_000)

@@ -8,7 +8,9 @@ from torch.nn import functional as F
 from gan_backbones.networks import Discriminator
 
 
-def fit_platt(real: torch.Tensor, generated: torch.Tensor) -> tuple[float, float]:
+def fit_platt(
+    real: torch.Tensor, generated: torch.Tensor, smoothing: float = 0.0
+) -> tuple[float, float]:
     """Scale and shift that make ``sigmoid(scale * logit + shift)`` the probability of being real.
 
     Logistic regression with Platt's (1999) softened targets, which keep the scale finite even
@@ -17,6 +19,8 @@ def fit_platt(real: torch.Tensor, generated: torch.Tensor) -> tuple[float, float
     Args:
         real: the discriminator's logits ``[N]`` of held-out real images.
         generated: its logits ``[M]`` of generated images.
+        smoothing: how far the targets stay from 0 and 1. A discriminator that tells most images
+            apart would otherwise be pinned to the ends, and say little about how real one looks.
     """
     logits = torch.cat([real, generated]).double()
     targets = torch.cat(
@@ -24,7 +28,7 @@ def fit_platt(real: torch.Tensor, generated: torch.Tensor) -> tuple[float, float
             torch.full((len(real),), (len(real) + 1) / (len(real) + 2), dtype=torch.double),
             torch.full((len(generated),), 1 / (len(generated) + 2), dtype=torch.double),
         ]
-    )
+    ).clamp(smoothing, 1 - smoothing)
     # Fit on standardised logits: LBFGS then starts near the answer whatever the logits' range.
     centre, spread = logits.mean(), logits.std()
     parameters = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)

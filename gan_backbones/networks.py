@@ -144,11 +144,12 @@ class _ResidualBlock(nn.Module):
     def __init__(self, width_in: int, width_out: int):
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width_out, 3, 2, 1)
+        self.norm = nn.GroupNorm(1, width_out)
         self.conv2 = nn.Conv2d(width_out, width_out, 3, 1, 1)
         self.shortcut = nn.Conv2d(width_in, width_out, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv2(F.silu(self.conv1(x)))
+        y = self.conv2(F.silu(self.norm(self.conv1(x))))
         return F.silu(y + self.shortcut(F.avg_pool2d(x, 2)))
 
 

@@ -69,7 +69,7 @@ def train_backbone(config: GANConfig, name: str, card: dict[str, object] | None 
             labels[rows.start : rows.stop],
             schema,
             # The judge has a third of the classifier's images: as many updates for both.
-            epochs=6 if kind is Classifier else 18,
+            epochs=3 if kind is Classifier else 10,
             bf16=config.bf16,
             seed=seed,
             desc=f"training {kind.__name__.lower()}",
@@ -86,6 +86,7 @@ def train_backbone(config: GANConfig, name: str, card: dict[str, object] | None 
     scale, shift = fit_platt(
         batched(lambda batch: discriminator(to_float(batch)), images["judge"]),
         batched(discriminator, batched(gan.generator, latents)),
+        smoothing=0.1,
     )
     rescale(discriminator, scale, shift)
 

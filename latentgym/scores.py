@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-LOG_FLOOR = -40.0
+LOG_FLOOR = -15.0
 """Log-probabilities are cut off here, so that no single attribute outweighs all else."""
 
 
