@@ -1,6 +1,6 @@
 """Train the from-scratch DQN to make faces blond, and watch one edit.
 
-    python examples/edit_with_dqn.py --timesteps 100000 --watch
+python examples/edit_with_dqn.py --timesteps 100000 --watch
 """
 
 import gymnasium as gym

@@ -1,6 +1,6 @@
 """Train Stable-Baselines3's PPO on the same task.
 
-    python examples/edit_with_sb3.py --timesteps 20000
+python examples/edit_with_sb3.py --timesteps 20000
 """
 
 import gymnasium as gym

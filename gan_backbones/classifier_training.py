@@ -12,6 +12,10 @@ from tqdm import tqdm
 from gan_backbones.datasets.cartoon_set import to_float
 from gan_backbones.schema import AttributeSchema
 
+MIXUP = 0.15
+"""An image gets up to this share of another. More makes a backbone's two classifiers agree more on
+generated images, but blurs the features that image sets are compared in."""
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -69,7 +73,7 @@ def train_classifier(
             order = torch.randperm(len(images), generator=rng)
             for chosen in order[: len(order) // batch_size * batch_size].split(batch_size):
                 batch = _disturb(to_float(images[chosen]), rng)
-                share = 0.5 + 0.5 * torch.rand((), generator=rng)
+                share = 1 - MIXUP * torch.rand((), generator=rng)
                 batch = share * batch + (1 - share) * batch.flip(0)
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                     logits = network(batch.contiguous(memory_format=torch.channels_last)).float()

@@ -37,7 +37,10 @@ def test_train_writes_agent_figures_and_pictures(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "hairColour=red"], "unknown attribute 'hairColour'; allowed: hair, hairColor"),
+        (
+            ["--target", "hairColour=red"],
+            "unknown attribute 'hairColour'; allowed: hair, hairColor",
+        ),
         (["--target", "hairColor=red"], "unknown variant 'red' of attribute 'hairColor'; allowed:"),
         (["--target", "hairColor"], "target is 'hairColor'; expected ATTRIBUTE=VARIANT"),
     ],
@@ -52,7 +55,9 @@ def test_a_wrong_target_is_one_line(tmp_path, arguments, message):
 def test_train_backbone_from_rendering_to_measured_file(tmp_path, capsys):
     data, out = tmp_path / "faces", tmp_path / "run"
     arguments = ["train-backbone", "--data", str(data), "--out", str(out), "--name", "small"]
-    main([*arguments, "--faces", "120", "--iterations", "2", "--batch-size", "16", "--features", "4"])
+    main(
+        [*arguments, "--faces", "120", "--iterations", "2", "--batch-size", "16", "--features", "4"]
+    )
     assert str(out / "small.safetensors") in capsys.readouterr().out
     backbone = load(out / "small.safetensors")
     assert backbone.card["images"] == {"train": 72, "judge": 24, "held_out": 24}

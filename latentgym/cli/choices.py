@@ -64,12 +64,16 @@ def benchmark_choices(
     for name, settings in CHOICES.items():
         results = _compare({"target": wanted, **settings}, timesteps, episodes, seed)
         for method, result in results.items():
-            print(
-                f"| {name} | {method} | {result.mean('is_success'):.1%} | {result.mean('kept'):.1%} "
-                f"| {result.mean('scores/start_realism'):.2f} > {result.mean('scores/realism'):.2f} "
-                f"| {result.mean('drift'):.1f} |",
-                flush=True,
+            start, end = result.mean("scores/start_realism"), result.mean("scores/realism")
+            cells = (
+                name,
+                method,
+                f"{result.mean('is_success'):.1%}",
+                f"{result.mean('kept'):.1%}",
+                f"{start:.2f} > {end:.2f}",
+                f"{result.mean('drift'):.1f}",
             )
+            print(f"| {' | '.join(cells)} |", flush=True)
         rows[name] = {
             method: {value: result.mean(value) for value in result.values}
             for method, result in results.items()

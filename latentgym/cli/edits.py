@@ -59,7 +59,12 @@ def train(
         out: folder for the agent, pictures and figures.
     """
     settings = KNOWN_GOOD["LatentEdit-v0"]
-    _run(parse_target(target), seed, out, **settings | ({"timesteps": timesteps} if timesteps else {}))
+    _run(
+        parse_target(target),
+        seed,
+        out,
+        **settings | ({"timesteps": timesteps} if timesteps else {}),
+    )
 
 
 def _run(
@@ -125,7 +130,13 @@ def _run(
         "history": best.history,
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    for name in ("edits.png", "edit.gif", "learning_curve.png", "summary.json", "agent.safetensors"):
+    for name in (
+        "edits.png",
+        "edit.gif",
+        "learning_curve.png",
+        "summary.json",
+        "agent.safetensors",
+    ):
         print(out / name)
 
 
@@ -134,7 +145,9 @@ def _table(results: Mapping[str, EvaluationResult]) -> str:
         "success": lambda r: f"{r.mean('is_success'):.1%}",
         "95 % interval": lambda r: "{:.0%} to {:.0%}".format(*r.interval("is_success")),
         "kept": lambda r: f"{r.mean('kept'):.1%}",
-        "realism": lambda r: f"{r.mean('scores/start_realism'):.2f} > {r.mean('scores/realism'):.2f}",
+        "realism": lambda r: (
+            f"{r.mean('scores/start_realism'):.2f} > {r.mean('scores/realism'):.2f}"
+        ),
         "lowest tenth": lambda r: "{:.2f} > {:.2f}".format(*_lowest_tenth(r)),
         "drift": lambda r: f"{r.mean('drift'):.1f}",
         "return": lambda r: f"{r.mean('return'):.2f}",

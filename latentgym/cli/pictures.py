@@ -19,7 +19,8 @@ def save_edits(
 
     Args:
         path: a PNG file.
-        starts, edited: uint8 ``[N, H, W, 3]``.
+        starts: uint8 ``[N, H, W, 3]``.
+        edited: the same, after the edits.
         captions: one per column, under it.
         title: over everything.
     """
