@@ -30,6 +30,9 @@ MAX_IMAGES = 256
 COMPONENTS = ("realism", "attributes", "keep")
 """What a reward consists of, in this order."""
 
+SURE = 0.9
+"""How probable the classifier must find a wanted variant before an edit ends early."""
+
 MAX_START_DRAWS = 1000
 """A start that lacks the target is looked for this often before the task is called impossible."""
 
@@ -247,9 +250,21 @@ class EditCore:
         labels = [log_probabilities[:, c].argmax(dim=1) for c in self.columns]
         return self._labels_to_one_hot(torch.stack(labels, dim=1))
 
-    def reached(self, rows: torch.Tensor) -> torch.Tensor:
-        """Bool ``[len(rows)]``: the classifier sees the target, and realism has not fallen."""
-        return self._sees(self.seen(self.attributes[rows]), rows) & self._realistic(rows)
+    def reached(self, rows: torch.Tensor, assessment: Assessment | None = None) -> torch.Tensor:
+        """Whether the classifier is sure of the target, and realism has not fallen.
+
+        Args:
+            rows: which rows.
+            assessment: of other images than the rows' current ones, as if they were.
+
+        Returns:
+            Bool ``[len(rows)]``: every wanted variant has a probability of `SURE` at least.
+        """
+        if assessment is None:
+            assessment = Assessment(self.realism[rows], self.attributes[rows])
+        sure = assessment.attributes.exp() >= SURE
+        seen = (sure >= self.wanted[rows].bool()).all(dim=1)
+        return seen & (assessment.realism >= self.start_realism[rows])
 
     def verdict(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """The judge's word on the edits so far, ``[len(rows)]`` each.

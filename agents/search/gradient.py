@@ -21,7 +21,8 @@ def adam_ascent(
 ) -> EvaluationResult:
     """The reference: Adam (Kingma & Ba 2015) climbs the reward's potential over all coordinates.
 
-    Starts from the same latents as an agent that is evaluated with the same ``seed``.
+    Starts from the same latents as an agent that is evaluated with the same ``seed``, and stops
+    where the agent would be stopped: at the target, if the task terminates on success.
 
     Args:
         env: one edit per row.
@@ -39,12 +40,17 @@ def adam_ascent(
     optimiser = torch.optim.Adam([latents], learning_rate)
     bound = core.task.latent_bound
     for _ in tqdm(range(steps), desc="gradient reference", disable=not progress_bar):
-        loss = -sum(core.potential(core.assess(latents), rows).values()).sum()
+        assessment = core.assess(latents)
+        loss = -sum(core.potential(assessment, rows).values()).sum()
         optimiser.zero_grad()
         loss.backward()
+        before = latents.detach().clone()
         optimiser.step()
         with torch.no_grad():
             latents.clamp_(-bound, bound)
+            if core.task.terminate_on_success:
+                arrived = core.reached(rows, assessment)
+                latents[arrived] = before[arrived]
     rewards = core.move(rows, latents.detach() - core.latents)
     values = {
         "return": sum(rewards.values()),

@@ -79,20 +79,17 @@ def _run(
     wanted = ", ".join(f"{name} {variant}" for name, variant in target.items())
     print(f"{ENV}: edit faces towards {wanted}")
 
-    def environment(count: int):
-        return gym.make_vec(ENV, num_envs=count, target=target)
-
     began = time.monotonic()
-    agent = DQN(environment(TRAINING_ENVS), seed=seed, **hyperparameters)
+    agent = DQN(_vector(target, TRAINING_ENVS), seed=seed, **hyperparameters)
     best = KeepBest(
-        environment(TRAINING_ENVS), timesteps // 20, TRAINING_ENVS, SELECTION_SEED + 1000 * seed
+        _vector(target, TRAINING_ENVS), timesteps // 20, TRAINING_ENVS, SELECTION_SEED + 1000 * seed
     )
     agent.learn(timesteps, best, progress_bar=True)
     best.restore(agent)
     seconds = time.monotonic() - began
     agent.save(out / "agent.safetensors")
 
-    test = environment(TEST_EPISODES)
+    test = _vector(target, TEST_EPISODES)
     test_seed = TEST_SEED + 1000 * seed
     limit = gym.spec(ENV).max_episode_steps
     results = {
@@ -167,33 +164,34 @@ def _lowest_tenth(result: EvaluationResult) -> tuple[float, float]:
 
 
 def _draw(agent: DQN, target: dict[str, str], seed: int, out: Path, wanted: str) -> None:
-    """Eight edits as a sheet, and the first one as a film: the first starts, not the best."""
-    columns = 8
-    env = gym.make_vec(ENV, num_envs=columns, target=target)
-    observations, _ = env.reset(seed=seed)
-    starts = env.unwrapped.core.images(env.unwrapped.core.latents)
-    done = np.zeros(columns, dtype=bool)
-    while not done.any():
-        actions, _ = agent.predict(observations)
-        observations, _, terminated, truncated, infos = env.step(actions)
-        done = terminated | truncated
-    edited = env.unwrapped.core.images(env.unwrapped.core.latents)
-    captions = [
-        f"{'success' if success else 'missed'}, kept {kept:.0%}"
-        for success, kept in zip(infos["is_success"], infos["kept"], strict=True)
-    ]
-    save_edits(out / "edits.png", starts, edited, captions, f"target: {wanted}")
+    """The first eight test starts, not the best, as a sheet; and the first one as a film."""
+    env = _single(target)
+    starts, edited, captions = [], [], []
+    for column in range(8):
+        observation, _ = env.reset(seed=seed + column)
+        core = env.unwrapped.core
+        starts.append(core.images(core.latents)[0])
+        frames, over = [env.render()], False
+        while not over:
+            action, _ = agent.predict(observation)
+            observation, _, terminated, truncated, info = env.step(action)
+            over = terminated or truncated
+            if column == 0:
+                frames.append(env.render())
+        if column == 0:
+            save_gif(out / "edit.gif", frames, env.metadata["render_fps"])
+        edited.append(core.images(core.latents)[0])
+        captions.append(f"{'success' if info['is_success'] else 'missed'}, kept {info['kept']:.0%}")
+    env.close()
+    save_edits(out / "edits.png", np.stack(starts), np.stack(edited), captions, f"target: {wanted}")
 
-    film = gym.make(ENV, target=target, render_mode="rgb_array")
-    observation, _ = film.reset(seed=seed)
-    frames, over = [film.render()], False
-    while not over:
-        action, _ = agent.predict(observation)
-        observation, _, terminated, truncated, _ = film.step(action)
-        over = terminated or truncated
-        frames.append(film.render())
-    save_gif(out / "edit.gif", frames, film.metadata["render_fps"])
-    film.close()
+
+def _vector(target: dict[str, str], count: int):
+    return gym.make_vec(ENV, num_envs=count, target=target, terminate_on_success=True)
+
+
+def _single(target: dict[str, str]) -> gym.Env:
+    return gym.make(ENV, target=target, terminate_on_success=True, render_mode="rgb_array")
 
 
 def parse_target(target: tuple[str, ...]) -> dict[str, str]:

@@ -44,7 +44,7 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     | `latent` | d | ±latent_bound | the current latent |
     | `target` | V | 0, 1 | one-hot of the wanted variants; zero where an attribute is free |
     | `start` | V | 0, 1 | one-hot of what the classifier saw in the start image |
-    | `attributes` | V | -40 to 0 | log-probabilities the classifier gives the current image |
+    | `attributes` | V | -15 to 0 | log-probabilities the classifier gives the current image |
     | `realism` | 2 | 0 to 1 | the discriminator's probability now, and at the start |
 
     ## Rewards
@@ -69,8 +69,9 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Episode End
 
-    Truncated by the step limit (40 by default), which `gym.make` applies. With `terminate_on_success` it terminates
-    once the classifier sees the target and realism is not below the start's.
+    Truncated by the step limit (40 by default), which `gym.make` applies. With `terminate_on_success`
+    it terminates once the classifier gives every wanted variant a probability of 0.9 and realism is
+    not below the start's.
 
     ## Info
 
@@ -93,9 +94,9 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     | `latent_bound` | 3.0 | each coordinate stays within plus and minus this |
     | `start` | `"lacks_target"` | or `"any"` |
     | `observation` | all parts | which parts the observation has, in order |
-    | `realism_score`, `realism_weight` | | see Rewards |
-    | `attribute_score`, `attribute_weight` | | see Rewards |
-    | `keep_weight` | | see Rewards |
+    | `realism_score`, `realism_weight` | `"log_probability"`, 2.0 | see Rewards |
+    | `attribute_score`, `attribute_weight` | `"log_probability"`, 1.0 | see Rewards |
+    | `keep_weight` | 3.0 | see Rewards |
     | `terminate_on_success` | `False` | see Episode End |
     | `device` | `"cpu"` | where the networks run |
     | `render_mode` | `None` | `"human"` or `"rgb_array"` |
