@@ -82,7 +82,7 @@ def _run(
     began = time.monotonic()
     agent = DQN(_vector(target, TRAINING_ENVS), seed=seed, **hyperparameters)
     best = KeepBest(
-        _vector(target, TRAINING_ENVS), timesteps // 20, TRAINING_ENVS, SELECTION_SEED + 1000 * seed
+        _vector(target, TRAINING_ENVS), timesteps // 10, TRAINING_ENVS, SELECTION_SEED + 1000 * seed
     )
     agent.learn(timesteps, best, progress_bar=True)
     best.restore(agent)
