@@ -70,6 +70,7 @@ def train_backbone(config: GANConfig, name: str, card: dict[str, object] | None 
             schema,
             # The judge has a third of the classifier's images: as many updates for both.
             epochs=3 if kind is Classifier else 10,
+            batch_size=config.batch_size,
             bf16=config.bf16,
             seed=seed,
             desc=f"training {kind.__name__.lower()}",

@@ -4,15 +4,15 @@ import imageio.v3 as iio
 import pytest
 
 from gan_backbones import load
-from latentgym.cli import COMMANDS, main
+from latentgym.cli import BENCHMARKS, COMMANDS, main
 
 PICTURES = ("edits.png", "edit.gif", "learning_curve.png")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"benchmark {name}" for name in BENCHMARKS)])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "--seed" in text
@@ -64,7 +64,7 @@ def test_train_backbone_from_rendering_to_measured_file(tmp_path, capsys):
     assert backbone.card["data"]["style"] == "avataaars"
 
     figures = out / "figures.json"
-    main(["benchmark", "--data", str(data), "--backbone", str(out / "small.safetensors"),
+    main(["benchmark", "backbone", "--data", str(data), "--backbone", str(out / "small.safetensors"),
           "--out", str(figures)])  # fmt: skip
     # The card's figures are those that anyone can measure again.
     assert json.loads(figures.read_text()) == backbone.card["held_out"]
