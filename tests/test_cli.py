@@ -64,8 +64,8 @@ def test_train_backbone_from_rendering_to_measured_file(tmp_path, capsys):
     assert backbone.card["data"]["style"] == "avataaars"
 
     figures = out / "figures.json"
-    main(["benchmark", "backbone", "--data", str(data), "--backbone", str(out / "small.safetensors"),
-          "--out", str(figures)])  # fmt: skip
+    arguments = ["--data", str(data), "--backbone", str(out / "small.safetensors")]
+    main(["benchmark", "backbone", *arguments, "--out", str(figures)])
     # The card's figures are those that anyone can measure again.
     assert json.loads(figures.read_text()) == backbone.card["held_out"]
 
