@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from agents.networks import QNetwork
 from agents.replay import Batch, ReplayBuffer
 from agents.schedules import linear
-from gan_backbones.files import write_atomically
+from gan_backbones.files import read_safetensors, write_atomically
 
 FORMAT = "latentgym-dqn-1"
 
@@ -258,20 +257,7 @@ class DQN:
         Raises:
             ValueError: a missing or damaged file, or one that holds no DQN agent.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from None
-        if metadata.get("format") != FORMAT:
-            raise ValueError(
-                f"{path}: not a DQN agent; its format is {metadata.get('format')!r}, "
-                f"expected {FORMAT!r}"
-            )
+        metadata, tensors = read_safetensors(path, "DQN agent", FORMAT)
         try:
             agent = cls(None, device=device, **json.loads(metadata["hyperparameters"]))
             box, discrete = (

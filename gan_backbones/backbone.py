@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from gan_backbones import networks
-from gan_backbones.files import write_atomically
+from gan_backbones.files import read_safetensors, write_atomically
 from gan_backbones.schema import AttributeSchema
 
 FORMAT = "latentgym-backbone-1"
@@ -103,20 +102,10 @@ class Backbone:
         Raises:
             BackboneError: the file is missing, damaged, or not a backbone.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise BackboneError(f"{path}: no such file")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BackboneError(f"{path}: damaged or not a safetensors file ({error})") from None
-        if metadata.get("format") != FORMAT:
-            raise BackboneError(
-                f"{path}: not a backbone; its format is {metadata.get('format')!r}, "
-                f"expected {FORMAT!r}"
-            )
+            metadata, tensors = read_safetensors(path, "backbone", FORMAT)
+        except ValueError as error:
+            raise BackboneError(str(error)) from None
         try:
             architecture = json.loads(metadata["architecture"])
             loaded = {

@@ -1,10 +1,13 @@
-"""Writing files so that a crash never leaves a half-written one."""
+"""Files a user can trust: written whole or not at all, read without running code."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -20,3 +23,33 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def read_safetensors(
+    path: str | Path, kind: str, file_format: str
+) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata and tensors of a safetensors file whose metadata names ``file_format``.
+
+    Args:
+        path: the file.
+        kind: what it should hold, for the message: "backbone".
+        file_format: the expected ``"format"`` in its metadata.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from None
+    if metadata.get("format") != file_format:
+        raise ValueError(
+            f"{path}: not a {kind}; its format is {metadata.get('format')!r}, "
+            f"expected {file_format!r}"
+        )
+    return metadata, tensors

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import gan_backbones
+import latentgym  # noqa: F401  (registers the environments)
 from gan_backbones.classifier_training import predict_attributes
 from gan_backbones.metrics import batched
 
