@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gan_backbones.datasets import CartoonSet, cartoon_faces, render_cartoon_faces
-from gan_backbones.datasets.cartoon_faces import NONE, STYLES, draw_face, draw_labels, image_file
+from gan_backbones.datasets.cartoon_faces import NONE, STYLES, draw_face, draw_labels, draw_shades, image_file
 
 # Pixels (x, y) that no variant of any other attribute covers.
 FOREHEAD = {"avataaars": (30, 25), "toon-head": (31, 26)}
@@ -134,7 +134,7 @@ def test_an_error_in_a_worker_stops_the_rest(tmp_path, monkeypatch):
 @EVERY_STYLE
 def test_labels_match_what_is_drawn(style):
     """Every colour, and only those colours, can be seen; the forehead has the skin's."""
-    colours = {n: a for n, a in STYLES[style].attributes.items() if a.option.endswith("Color")}
+    colours = {n: a for n, a in STYLES[style].attributes.items() if a.is_colour}
     seen = set()
     for index in range(80):
         labels = draw_labels(STYLES[style], 5, index)
@@ -151,6 +151,45 @@ def test_labels_match_what_is_drawn(style):
                     assert count_pixels(face, colour) <= 2, (name, drawn)
         seen |= {(name, drawn[name]) for name in colours}
     assert len(seen) == sum(len(a.variants) for a in colours.values())
+
+
+@pytest.mark.parametrize(
+    ("skin", "shade", "colour"),
+    [
+        (1, 0.25, "be713d"),  # ae5d29, a quarter of the way to edb98a
+        (1, -0.25, "9b532b"),  # and to 614335
+        (0, -0.4, "614335"),  # there is nothing darker
+        (3, 0.4, "ffdbb4"),
+    ],
+)
+def test_a_shade_lies_on_the_way_to_the_colour_beside(skin, shade, colour):
+    names = list(STYLES["avataaars"].attributes)
+    labels, shades = [0] * len(names), [0.0] * len(names)
+    labels[names.index("skinColor")], shades[names.index("skinColor")] = skin, shade
+    face = draw_face("avataaars", labels, shades)
+    assert bytes(face.getpixel(FOREHEAD["avataaars"])).hex() == colour
+
+
+def test_no_colour_is_shaded_towards_none():
+    names = list(STYLES["avataaars"].attributes)
+    glasses, colour = names.index("glasses"), names.index("glassesColor")
+    labels, shades = [0] * len(names), [0.0] * len(names)
+    labels[glasses], labels[colour], shades[colour] = 1, 1, -0.4
+    plain = draw_face("avataaars", labels)
+    assert draw_face("avataaars", labels, shades).tobytes() == plain.tobytes()
+
+
+@EVERY_STYLE
+def test_draw_shades_depends_on_seed_and_index_alone(style):
+    style = STYLES[style]
+    shades = np.array([draw_shades(style, 8, index) for index in range(200)])
+    assert shades[7].tolist() == draw_shades(style, 8, 7)
+    for column, attribute in zip(shades.T, style.attributes.values(), strict=True):
+        if attribute.is_colour and style.shade:
+            assert 0.9 * style.shade < column.max() <= style.shade
+            assert 0.9 * style.shade < -column.min() <= style.shade
+        else:
+            assert not column.any()
 
 
 @EVERY_STYLE
@@ -219,5 +258,6 @@ def test_a_rendered_folder_reads_back(style, tmp_path):
     for index in range(4):
         labels = draw_labels(STYLES[style], 6, index)
         assert data.labels[index].tolist() == labels
-        face = np.asarray(draw_face(style, labels)).transpose(2, 0, 1)
+        shades = draw_shades(STYLES[style], 6, index)
+        face = np.asarray(draw_face(style, labels, shades)).transpose(2, 0, 1)
         assert np.array_equal(data.images([index])[0].numpy(), face)

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -45,6 +45,10 @@ class Attribute:
     none_share: float = 0.0
     part: str | None = None
 
+    @property
+    def is_colour(self) -> bool:
+        return self.option.endswith("Color")
+
 
 @dataclass(frozen=True)
 class Style:
@@ -52,11 +56,16 @@ class Style:
 
     Only variants that a person can tell apart at 64x64 are listed. Hats, dark glasses and an eye
     patch are left out: they hide other attributes, and a label that cannot be seen is a wrong one.
+
+    With a ``shade`` the colours of one variant vary from face to face, up to that share of the way
+    towards the colours beside it in the list. A generator that saw only a few flat colours has
+    nothing between them: in its latent space white hair is a plateau without a slope to blond.
     """
 
     attributes: dict[str, Attribute]
     view_box: str
     licence: str
+    shade: float = 0.0
     fixed: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -89,6 +98,7 @@ STYLES: dict[str, Style] = {
         view_box="48 18 184 184",  # the head without the shoulders
         licence='"Avataaars" by Pablo Stanley (https://avataaars.com/), '
         "free for personal and commercial use",
+        shade=0.4,
         fixed={"topProbability": 100, "clothesVariant": ["shirtScoopNeck"]},
     ),
     "toon-head": Style(
@@ -139,8 +149,27 @@ def draw_labels(style: Style, seed: int, index: int) -> list[int]:
     return list(labels.values())
 
 
-def draw_face(style_name: str, labels: Iterable[int]) -> Image.Image:
+def draw_shades(style: Style, seed: int, index: int) -> list[float]:
+    """How far each attribute's colour of image ``index`` lies off its variant's, in [-1, 1].
+
+    -0.4 is four tenths of the way to the colour before it in the list. 0 for what has no colour.
+    """
+    rng = np.random.default_rng([seed, index, 1])
+    return [
+        float(rng.uniform(-style.shade, style.shade)) if attribute.is_colour else 0.0
+        for attribute in style.attributes.values()
+    ]
+
+
+def draw_face(
+    style_name: str, labels: Sequence[int], shades: Sequence[float] | None = None
+) -> Image.Image:
     """One RGB image of 64x64 pixels on white ground.
+
+    Args:
+        style_name: one of `STYLES`.
+        labels: the variant index of each attribute.
+        shades: as `draw_shades` gives them; by default every colour is exactly its variant's.
 
     Raises:
         ModuleNotFoundError: the renderer is not installed; the message says how to get it.
@@ -150,12 +179,15 @@ def draw_face(style_name: str, labels: Iterable[int]) -> Image.Image:
     from dicebear import Avatar
 
     options: dict[str, object] = {"seed": "0", **style.fixed}
-    for (name, attribute), label in zip(style.attributes.items(), labels, strict=True):
+    shades = [0.0] * len(labels) if shades is None else shades
+    for (name, attribute), label, shade in zip(
+        style.attributes.items(), labels, shades, strict=True
+    ):
         variant = attribute.variants[label]
         component = attribute.option.removesuffix("Variant")
-        if attribute.option.endswith("Color"):
+        if attribute.is_colour:
             if variant != NONE:
-                options[attribute.option] = [f"#{variant}"]
+                options[attribute.option] = [f"#{_shaded(attribute.variants, label, shade)}"]
         elif variant == NONE:
             options[f"{component}Probability"] = 0
         else:
@@ -255,7 +287,8 @@ def _render_chunk(out_dir: Path, style_name: str, seed: int, indices: list[int])
     for index in indices:
         labels = draw_labels(style, seed, index)
         png = io.BytesIO()
-        draw_face(style_name, labels).save(png, "png")
+        shades = draw_shades(style, seed, index)
+        draw_face(style_name, labels, shades).save(png, "png")
         rows = "".join(
             f'"{name}", {label}, {size}\n'
             for name, label, size in zip(
@@ -266,6 +299,16 @@ def _render_chunk(out_dir: Path, style_name: str, seed: int, indices: list[int])
         write_atomically(path, png.getvalue())
         write_atomically(path.with_suffix(".csv"), rows.encode())
     return len(indices)
+
+
+def _shaded(colours: Sequence[str], label: int, shade: float) -> str:
+    """The colour ``label``, moved by ``shade`` towards its neighbour; the list's ends stay."""
+    beside = label + (1 if shade > 0 else -1)
+    if not 0 <= beside < len(colours) or colours[beside] == NONE:
+        return colours[label]
+    own, other = (np.frombuffer(bytes.fromhex(colours[i]), np.uint8) for i in (label, beside))
+    mixed = own + abs(shade) * (other.astype(float) - own)
+    return mixed.round().astype(np.uint8).tobytes().hex()
 
 
 @cache
