@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from gan_backbones.datasets import CartoonSet, cartoon_faces, render_cartoon_faces
-from gan_backbones.datasets.cartoon_faces import NONE, STYLES, draw_face, draw_labels, draw_shades, image_file
+from gan_backbones.datasets.cartoon_faces import (
+    NONE,
+    STYLES,
+    draw_face,
+    draw_labels,
+    draw_shades,
+    image_file,
+)
 
 # Pixels (x, y) that no variant of any other attribute covers.
 FOREHEAD = {"avataaars": (30, 25), "toon-head": (31, 26)}
