@@ -18,6 +18,9 @@ from gan_backbones.gan_training import GANConfig, GANTrainer
 from gan_backbones.metrics import batched
 from gan_backbones.networks import Classifier, Judge
 
+ADVERSARY = 3.0
+"""How far the classifier's training images are pushed, of a Euclidean norm of about 90."""
+
 
 def split(count: int) -> dict[str, range]:
     """Which images train what, in file order.
@@ -71,6 +74,8 @@ def train_backbone(config: GANConfig, name: str, card: dict[str, object] | None 
             # The judge has a third of the classifier's images: as many updates for both.
             epochs=3 if kind is Classifier else 10,
             batch_size=config.batch_size,
+            # The reward is made of the classifier; the judge must not share its blind spots.
+            adversary=ADVERSARY if kind is Classifier else 0.0,
             bf16=config.bf16,
             seed=seed,
             desc=f"training {kind.__name__.lower()}",

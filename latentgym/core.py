@@ -27,7 +27,7 @@ from latentgym.task import EditTask
 MAX_IMAGES = 256
 """Images pass through the networks in chunks of this size, so memory does not grow with N."""
 
-COMPONENTS = ("realism", "attributes", "keep")
+COMPONENTS = ("realism", "attributes", "keep", "success")
 """What a reward consists of, in this order."""
 
 SURE = 0.9
@@ -213,6 +213,7 @@ class EditCore:
             "realism": task.realism_weight * REALISM_SCORES[task.realism_score](assessment.realism),
             "attributes": task.attribute_weight * attributes,
             "keep": task.keep_weight * keep,
+            "success": task.success_bonus * self.reached(rows, assessment),
         }
 
     # What is seen -------------------------------------------------------------------------------

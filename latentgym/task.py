@@ -37,6 +37,7 @@ class EditTask:
     attribute_score: str = "log_probability"
     attribute_weight: float = 1.0
     keep_weight: float = 3.0
+    success_bonus: float = 5.0
     terminate_on_success: bool = False
     device: str = "cpu"
 
@@ -57,7 +58,7 @@ class EditTask:
             value = getattr(self, name)
             if not (isinstance(value, Real) and 0 < value < float("inf")):
                 raise ValueError(f"{name} is {value!r}; it must be a finite number above 0")
-        for name in ("realism_weight", "attribute_weight", "keep_weight"):
+        for name in ("realism_weight", "attribute_weight", "keep_weight", "success_bonus"):
             value = getattr(self, name)
             if not (isinstance(value, Real) and 0 <= value < float("inf")):
                 raise ValueError(f"{name} is {value!r}; it must be a finite number, 0 or more")

@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_backbones import AttributeSchema
-from gan_backbones.classifier_training import attribute_loss, predict_attributes, train_classifier
+from gan_backbones.classifier_training import (
+    _pushed,
+    attribute_loss,
+    predict_attributes,
+    train_classifier,
+)
 from gan_backbones.datasets.cartoon_set import to_float
 from gan_backbones.networks import Classifier, Judge
 from gan_backbones.training import split
@@ -100,3 +105,33 @@ def test_split_is_disjoint_and_complete(count):
 def test_split_of_the_cartoon_set():
     sizes = {name: len(part) for name, part in split(100_000).items()}
     assert sizes == {"train": 67_500, "judge": 22_500, "held_out": 10_000}
+
+
+def test_a_push_goes_uphill_and_no_farther_than_asked():
+    classifier, (images, labels) = trained(), colours(32, seed=1)
+    images = to_float(images)
+
+    def loss_of(images):
+        return attribute_loss(classifier(images), labels, SCHEMA)
+
+    pushed = _pushed(images.clone(), loss_of, 0.5, torch.Generator().manual_seed(0))
+    moved = (pushed - images).flatten(1).norm(dim=1)
+    assert 0.4 < moved.max() <= 0.5 and moved.min() < 0.1
+    assert loss_of(pushed) > loss_of(images)
+    assert not pushed.requires_grad
+
+
+def test_an_adversary_makes_robust():
+    """Pushed images of a test set are told better by the one that trained on pushed images."""
+    images, labels = colours(200, seed=1)
+    accuracy = {}
+    for adversary in (0.0, 6.0):
+        classifier = trained(count=512, epochs=10, learning_rate=1e-2, adversary=adversary)
+
+        def loss_of(images, classifier=classifier):
+            return attribute_loss(classifier(images), labels, SCHEMA)
+
+        pushed = _pushed(to_float(images), loss_of, 8.0, torch.Generator().manual_seed(0))
+        right = predict_attributes(classifier(pushed), SCHEMA) == labels
+        accuracy[adversary] = right.double().mean()
+    assert accuracy[6.0] > accuracy[0.0] + 0.05

@@ -40,6 +40,7 @@ OPTIONS = dict(
     attribute_score="log_probability",
     attribute_weight=1.3,
     keep_weight=0.4,
+    success_bonus=0.9,
     terminate_on_success=False,
 )
 REALISM = ("log_probability", "probability", "logit")
@@ -130,7 +131,10 @@ def potentials(env, backbone, latents, wanted, start):
         "cosine": 100 * p[:, columns].sum(axis=1) / length,
         "margin": np.log(p[:, columns] / (1 - p[:, columns])).mean(axis=1),
     }
+    first = outputs(backbone, start[None], "discriminator")[0]
+    reached = (p[:, columns] >= 0.9).all(axis=1) & (logits >= first)
     return {
+        "success": task.success_bonus * reached,
         "realism": task.realism_weight * realism[task.realism_score],
         "attributes": task.attribute_weight * attributes[task.attribute_score],
         "keep": task.keep_weight * (np.log(p[:, kept]).mean(axis=1) if kept else np.zeros(len(p))),
@@ -150,7 +154,7 @@ def potentials(env, backbone, latents, wanted, start):
         {"observation": ["realism", "attributes"], "target": ["hair"]},
         {"observation": ["start", "target"], "realism_score": "logit", "attribute_score": "margin"},
         {"target": FULL_TARGET},
-        {"realism_weight": 0.0, "attribute_weight": 0, "keep_weight": 0},
+        {"realism_weight": 0.0, "attribute_weight": 0, "keep_weight": 0, "success_bonus": 0},
     ],
     ids=str,
 )
@@ -391,7 +395,7 @@ def test_score_foretells_a_step_and_is_counted(make, realism, attribute):
     ahead[2] = np.clip(ahead[2] + np.float32(0.7), -2.5, 2.5)
     scores = env.unwrapped.score(np.stack([latent, ahead]).astype(np.float64))
     assert env.unwrapped.evaluations == 3
-    names = ("realism", "attributes", "keep")
+    names = ("realism", "attributes", "keep", "success")
     np.testing.assert_allclose(scores["potential"], sum(scores[n] for n in names), atol=1e-3)
     _, reward, *_, info = env.step(4)
     assert env.unwrapped.evaluations == 4

@@ -27,6 +27,7 @@ OPTIONS = dict(
     attribute_score="log_probability",
     attribute_weight=1.0,
     keep_weight=0.5,
+    success_bonus=2.0,
     terminate_on_success=True,
 )
 STEPS = 7

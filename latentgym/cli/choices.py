@@ -28,6 +28,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "attribute score cosine": {"attribute_score": "cosine", "attribute_weight": 0.05},
     "realism weight 0": {"realism_weight": 0.0},
     "keep weight 0": {"keep_weight": 0.0},
+    "success bonus 0": {"success_bonus": 0.0},
     "coordinates, delta 0.25, cosine, realism as probability, budget 100": {
         "directions": "coordinates",
         "delta": 0.25,
@@ -35,6 +36,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "attribute_weight": 0.01,
         "realism_score": "probability",
         "keep_weight": 0.0,
+        "success_bonus": 0.0,
         "observation": ("latent", "target"),
         "max_episode_steps": 100,
     },

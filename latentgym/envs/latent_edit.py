@@ -60,6 +60,9 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     - `keep`: `keep_weight` times the change of the mean log-probability of what the start image
       had in the attributes outside the target. Without it, going to one fixed other face that has
       the target pays as well as editing this one.
+    - `success`: `success_bonus` while the classifier gives every wanted variant a probability of
+      0.9 and realism is not below the start's; taken back if the edit leaves that state. Without
+      it an edit that terminates on success pays less than one that dallies before the goal.
 
     ## Starting State
 
@@ -97,6 +100,7 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     | `realism_score`, `realism_weight` | `"log_probability"`, 2.0 | see Rewards |
     | `attribute_score`, `attribute_weight` | `"log_probability"`, 1.0 | see Rewards |
     | `keep_weight` | 3.0 | see Rewards |
+    | `success_bonus` | 5.0 | see Rewards |
     | `terminate_on_success` | `False` | see Episode End |
     | `device` | `"cpu"` | where the networks run |
     | `render_mode` | `None` | `"human"` or `"rgb_array"` |
@@ -180,7 +184,7 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
 
         Returns:
             ``potential`` ``[N]``, whose change is the reward, and its components ``realism``,
-            ``attributes`` and ``keep``.
+            ``attributes``, ``keep`` and ``success``.
         """
         self._check_begun("score")
         latents = torch.as_tensor(latents, dtype=torch.float32, device=self.core.device)
