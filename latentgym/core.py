@@ -179,14 +179,15 @@ class EditCore:
         """
         realism, logits, judged = [], [], []
         for chunk in latents.split(MAX_IMAGES):
-            images = self.networks["generator"](chunk)
-            logits.append(self.networks["classifier"](images))
-            if "discriminator" in self.networks:
-                realism.append(self.networks["discriminator"](images))
-            else:
-                realism.append(torch.zeros(len(chunk), device=self.device))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.task.bf16):
+                images = self.networks["generator"](chunk)
+                logits.append(self.networks["classifier"](images).float())
+                if "discriminator" in self.networks:
+                    realism.append(self.networks["discriminator"](images).float())
+                else:
+                    realism.append(torch.zeros(len(chunk), device=self.device))
             if judge:
-                judged.append(self._judge(images))
+                judged.append(self._judge(images.float()))
         self.evaluations += len(latents)
         assessment = Assessment(
             torch.cat(realism),

@@ -39,6 +39,7 @@ class EditTask:
     keep_weight: float = 3.0
     success_bonus: float = 5.0
     terminate_on_success: bool = False
+    bf16: bool = False
     device: str = "cpu"
 
     def __post_init__(self):

@@ -42,6 +42,7 @@ OPTIONS = dict(
     keep_weight=0.4,
     success_bonus=0.9,
     terminate_on_success=False,
+    bf16=False,
 )
 REALISM = ("log_probability", "probability", "logit")
 SCORES = [(r, a) for r in REALISM for a in ("log_probability", "cosine")] + [("logit", "margin")]
@@ -358,6 +359,17 @@ def test_reward_is_what_the_networks_say(make, tiny, realism, attribute, target)
     for _, reward, _, _, info in steps:
         assert reward == pytest.approx(sum(info["rewards"].values()), rel=1e-5, abs=1e-5)
         assert type(reward) is float
+
+
+def test_bf16_is_another_rounding_of_the_same_scores(make):
+    latents, scores = np.random.default_rng(0).standard_normal((50, 8)).clip(-2.5, 2.5), []
+    for bf16 in (False, True):
+        env = make(bf16=bf16)
+        observation, _ = env.reset(seed=0)
+        assert observation.dtype == np.float32
+        scores.append(env.unwrapped.score(latents)["realism"])
+    assert 0 < np.abs(scores[1] - scores[0]).max() < 0.05
+    assert all(score.dtype == np.float32 for score in scores)
 
 
 def test_info_scores_are_probabilities_the_networks_give(make, tiny):

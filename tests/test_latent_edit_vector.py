@@ -29,6 +29,7 @@ OPTIONS = dict(
     keep_weight=0.5,
     success_bonus=2.0,
     terminate_on_success=True,
+    bf16=False,
 )
 STEPS = 7
 
