@@ -35,7 +35,7 @@ class EditTask:
     realism_score: str = "log_probability"
     realism_weight: float = 2.0
     attribute_score: str = "log_probability"
-    attribute_weight: float = 1.0
+    attribute_weight: float = 3.0
     keep_weight: float = 3.0
     success_bonus: float = 5.0
     terminate_on_success: bool = False

@@ -37,7 +37,8 @@ def adam_ascent(
     env.reset(seed=seed)
     core, rows = env.core, torch.arange(env.num_envs, device=env.core.device)
     latents = core.latents.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([latents], learning_rate)
+    # Short memories: the slope seen some steps ago says little about the next of so few.
+    optimiser = torch.optim.Adam([latents], learning_rate, betas=(0.5, 0.9))
     bound = core.task.latent_bound
     for _ in tqdm(range(steps), desc="gradient reference", disable=not progress_bar):
         assessment = core.assess(latents)
