@@ -33,7 +33,7 @@ class EditTask:
     start: str = "lacks_target"
     observation: Sequence[str] = ("latent", "target", "start", "attributes", "realism")
     realism_score: str = "log_probability"
-    realism_weight: float = 2.0
+    realism_weight: float = 10.0
     attribute_score: str = "log_probability"
     attribute_weight: float = 3.0
     keep_weight: float = 3.0

@@ -80,9 +80,12 @@ def _run(
     print(f"{ENV}: edit faces towards {wanted}")
 
     began = time.monotonic()
-    agent = DQN(_vector(target, TRAINING_ENVS), seed=seed, **hyperparameters)
+    agent = DQN(_vector(target, TRAINING_ENVS, bf16=True), seed=seed, **hyperparameters)
     best = KeepBest(
-        _vector(target, TRAINING_ENVS), timesteps // 10, TRAINING_ENVS, SELECTION_SEED + 1000 * seed
+        _vector(target, TRAINING_ENVS, bf16=True),
+        timesteps // 10,
+        TRAINING_ENVS,
+        SELECTION_SEED + 1000 * seed,
     )
     agent.learn(timesteps, best, progress_bar=True)
     best.restore(agent)
@@ -186,8 +189,8 @@ def _draw(agent: DQN, target: dict[str, str], seed: int, out: Path, wanted: str)
     save_edits(out / "edits.png", np.stack(starts), np.stack(edited), captions, f"target: {wanted}")
 
 
-def _vector(target: dict[str, str], count: int):
-    return gym.make_vec(ENV, num_envs=count, target=target, terminate_on_success=True)
+def _vector(target: dict[str, str], count: int, bf16: bool = False):
+    return gym.make_vec(ENV, num_envs=count, target=target, terminate_on_success=True, bf16=bf16)
 
 
 def _single(target: dict[str, str]) -> gym.Env:

@@ -97,7 +97,7 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     | `latent_bound` | 3.0 | each coordinate stays within plus and minus this |
     | `start` | `"lacks_target"` | or `"any"` |
     | `observation` | all parts | which parts the observation has, in order |
-    | `realism_score`, `realism_weight` | `"log_probability"`, 2.0 | see Rewards |
+    | `realism_score`, `realism_weight` | `"log_probability"`, 10.0 | see Rewards |
     | `attribute_score`, `attribute_weight` | `"log_probability"`, 3.0 | see Rewards |
     | `keep_weight` | 3.0 | see Rewards |
     | `success_bonus` | 5.0 | see Rewards |
