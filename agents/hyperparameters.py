@@ -37,4 +37,4 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
         net_arch=(256, 256),
     ),
 }
-KNOWN_GOOD["LatentEdit-v0 demo"] = KNOWN_GOOD["LatentEdit-v0"] | dict(timesteps=90_000)
+KNOWN_GOOD["LatentEdit-v0 demo"] = KNOWN_GOOD["LatentEdit-v0"] | dict(timesteps=130_000)

@@ -35,9 +35,9 @@ class EditTask:
     realism_score: str = "log_probability"
     realism_weight: float = 10.0
     attribute_score: str = "log_probability"
-    attribute_weight: float = 3.0
-    keep_weight: float = 3.0
-    success_bonus: float = 5.0
+    attribute_weight: float = 5.0
+    keep_weight: float = 1.5
+    success_bonus: float = 2.0
     terminate_on_success: bool = False
     bf16: bool = False
     device: str = "cpu"

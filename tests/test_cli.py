@@ -77,10 +77,20 @@ def test_a_missing_data_set_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_learns_to_edit(tmp_path):
-    main(["demo", "--out", str(tmp_path)])
-    test = json.loads((tmp_path / "summary.json").read_text())["test"]
-    agent, random, reference = (test[m] for m in ("agent", "random", "gradient reference"))
-    assert agent["is_success"] >= 5 * random["is_success"]
-    assert agent["is_success"] >= 0.8 * reference["is_success"]
+@pytest.mark.parametrize("seed", range(5))
+def test_the_demo_learns_to_edit(tmp_path, seed):
+    main(["demo", "--seed", str(seed), "--out", str(tmp_path)])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    agent, random, reference = (
+        summary["test"][m] for m in ("agent", "random", "gradient reference")
+    )
+    assert reference["is_success"] >= 0.85
+    assert agent["is_success"] >= max(0.6, 5 * random["is_success"])
     assert agent["kept"] >= 0.8 * reference["kept"]
+    assert agent["scores/realism"] >= agent["scores/start_realism"]
+    # The gain of the work this grew from, which began at 0.14: from there to 0.29.
+    unrealistic = summary["unrealistic_starts"]["agent"]
+    assert unrealistic["end"] - unrealistic["start"] >= 0.15
+    # The curve ends near its maximum.
+    returns = [point["return"] for point in summary["history"]]
+    assert returns[-1] >= 0.85 * max(returns)
