@@ -8,8 +8,10 @@ import tyro
 
 import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, evaluate
+from agents.hyperparameters import KNOWN_GOOD
 
-TARGET = {"hairColor": "d6b370"}
+TASK = dict(target={"hairColor": "d6b370"}, terminate_on_success=True)
+SETTINGS = {k: v for k, v in KNOWN_GOOD["LatentEdit-v0"].items() if k != "timesteps"}
 
 
 def main(timesteps: int = 100_000, episodes: int = 100, seed: int = 0, watch: bool = False) -> None:
@@ -21,17 +23,17 @@ def main(timesteps: int = 100_000, episodes: int = 100, seed: int = 0, watch: bo
         seed: of everything random.
         watch: show an edit in a window.
     """
-    agent = DQN(gym.make_vec("LatentEdit-v0", num_envs=64, target=TARGET), seed=seed)
+    agent = DQN(gym.make_vec("LatentEdit-v0", num_envs=64, **TASK), seed=seed, **SETTINGS)
     agent.learn(timesteps, progress_bar=True)
 
-    test = gym.make_vec("LatentEdit-v0", num_envs=min(episodes, 100), target=TARGET)
+    test = gym.make_vec("LatentEdit-v0", num_envs=min(episodes, 100), **TASK)
     result = evaluate(agent, test, episodes, seed=1_000_000)
     for name in ("is_success", "kept", "scores/start_realism", "scores/realism", "return"):
         low, high = result.interval(name)
         print(f"{name:22s} {result.mean(name):6.2f}   95 % interval {low:.2f} to {high:.2f}")
 
     if watch:
-        env = gym.make("LatentEdit-v0", target=TARGET, render_mode="human")
+        env = gym.make("LatentEdit-v0", render_mode="human", **TASK)
         observation, _ = env.reset(seed=seed)
         over = False
         while not over:

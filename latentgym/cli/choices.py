@@ -13,9 +13,10 @@ from agents.hyperparameters import KNOWN_GOOD
 from agents.search import MyopicGradientPolicy, RandomPolicy, adam_ascent
 from latentgym.cli.edits import ENV, TEST_SEED, TRAINING_ENVS, Target, parse_target
 
-# Each row changes the defaults in this alone. The last is the task of the work this grew from.
+# Each row changes the demo's task in this alone. The last is the task of the work this grew from.
 CHOICES: dict[str, dict[str, Any]] = {
-    "defaults": {},
+    "the demo's task": {},
+    "without termination": {"terminate_on_success": False},
     "directions sefa": {"directions": "sefa", "delta": 1.0},
     "directions coordinates": {"directions": "coordinates"},
     "delta 0.25": {"delta": 0.25},
@@ -25,7 +26,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "latent bound 2": {"latent_bound": 2.0},
     "observation latent and target": {"observation": ("latent", "target")},
     "attribute score margin": {"attribute_score": "margin"},
-    "attribute score cosine": {"attribute_score": "cosine", "attribute_weight": 0.05},
+    "attribute score cosine": {"attribute_score": "cosine", "attribute_weight": 0.2},
     "realism weight 0": {"realism_weight": 0.0},
     "keep weight 0": {"keep_weight": 0.0},
     "success bonus 0": {"success_bonus": 0.0},
@@ -33,10 +34,12 @@ CHOICES: dict[str, dict[str, Any]] = {
         "directions": "coordinates",
         "delta": 0.25,
         "attribute_score": "cosine",
-        "attribute_weight": 0.01,
+        "attribute_weight": 0.1,
         "realism_score": "probability",
         "keep_weight": 0.0,
+        "realism_weight": 0.1,
         "success_bonus": 0.0,
+        "terminate_on_success": False,
         "observation": ("latent", "target"),
         "max_episode_steps": 100,
     },
@@ -45,8 +48,8 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 def benchmark_choices(
     target: Target = ("hairColor=a55728",),
-    timesteps: int = 100_000,
-    episodes: int = 100,
+    timesteps: int = 16_000,
+    episodes: int = 64,
     seed: int = 0,
     out: Path = Path("runs/choices.json"),
 ) -> None:
@@ -64,7 +67,9 @@ def benchmark_choices(
     out.parent.mkdir(parents=True, exist_ok=True)
     print("| setting | method | success | kept | realism | drift |\n|---|---|---|---|---|---|")
     for name, settings in CHOICES.items():
-        results = _compare({"target": wanted, **settings}, timesteps, episodes, seed)
+        results = _compare(
+            {"target": wanted, "terminate_on_success": True, **settings}, timesteps, episodes, seed
+        )
         for method, result in results.items():
             start, end = result.mean("scores/start_realism"), result.mean("scores/realism")
             cells = (
@@ -91,7 +96,8 @@ def _compare(
     test_seed = TEST_SEED + 1000 * seed
     budget = settings.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
     hyperparameters = {k: v for k, v in KNOWN_GOOD[ENV].items() if k != "timesteps"}
-    agent = DQN(gym.make_vec(ENV, num_envs=TRAINING_ENVS, **settings), seed=seed, **hyperparameters)
+    training = gym.make_vec(ENV, num_envs=TRAINING_ENVS, bf16=True, **settings)
+    agent = DQN(training, seed=seed, **hyperparameters)
     agent.learn(timesteps, progress_bar=True)
     policies = {
         "myopic gradient": MyopicGradientPolicy(test),

@@ -98,9 +98,9 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     | `start` | `"lacks_target"` | or `"any"` |
     | `observation` | all parts | which parts the observation has, in order |
     | `realism_score`, `realism_weight` | `"log_probability"`, 10.0 | see Rewards |
-    | `attribute_score`, `attribute_weight` | `"log_probability"`, 3.0 | see Rewards |
-    | `keep_weight` | 3.0 | see Rewards |
-    | `success_bonus` | 5.0 | see Rewards |
+    | `attribute_score`, `attribute_weight` | `"log_probability"`, 5.0 | see Rewards |
+    | `keep_weight` | 1.5 | see Rewards |
+    | `success_bonus` | 2.0 | see Rewards |
     | `terminate_on_success` | `False` | see Episode End |
     | `bf16` | `False` | compute in bfloat16: about twice as fast where the processor has it, good enough to train in; scores are off by some hundredths |
     | `device` | `"cpu"` | where the networks run |
