@@ -21,7 +21,7 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
         net_arch=(256, 256),
     ),
     "LatentEdit-v0": dict(
-        timesteps=1_000_000,
+        timesteps=300_000,
         learning_rate=5e-4,
         final_learning_rate=5e-5,
         buffer_size=200_000,
@@ -37,4 +37,4 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
         net_arch=(256, 256),
     ),
 }
-KNOWN_GOOD["LatentEdit-v0 demo"] = KNOWN_GOOD["LatentEdit-v0"] | dict(timesteps=130_000)
+KNOWN_GOOD["LatentEdit-v0 demo"] = KNOWN_GOOD["LatentEdit-v0"] | dict(timesteps=120_000)

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 import latentgym  # noqa: F401  (registers the environments)
 from agents import evaluate
 
-TARGET = {"hairColor": "d6b370"}
+TASK = dict(target={"hairColor": "d6b370"}, terminate_on_success=True)
 
 
 def main(timesteps: int = 20_000, episodes: int = 20, seed: int = 0) -> None:
@@ -21,11 +21,11 @@ def main(timesteps: int = 20_000, episodes: int = 20, seed: int = 0) -> None:
         episodes: to test on.
         seed: of everything random.
     """
-    env = gym.make("LatentEdit-v0", target=TARGET)
+    env = gym.make("LatentEdit-v0", **TASK)
     agent = PPO("MlpPolicy", env, n_steps=256, batch_size=64, gamma=0.9, seed=seed, device="cpu")
     agent.learn(timesteps)
 
-    test = gym.make_vec("LatentEdit-v0", num_envs=min(episodes, 100), target=TARGET)
+    test = gym.make_vec("LatentEdit-v0", num_envs=min(episodes, 100), **TASK)
     result = evaluate(agent, test, episodes, seed=1_000_000)
     for name in ("is_success", "kept", "scores/realism", "return"):
         print(f"{name:16s} {result.mean(name):6.2f}")

@@ -33,6 +33,9 @@ COMPONENTS = ("realism", "attributes", "keep", "success")
 SURE = 0.9
 """How probable the classifier must find a wanted variant before an edit ends early."""
 
+REALISTIC = 0.25
+"""How probably real the discriminator must find an image before an edit ends early."""
+
 MAX_START_DRAWS = 1000
 """A start that lacks the target is looked for this often before the task is called impossible."""
 
@@ -253,20 +256,25 @@ class EditCore:
         return self._labels_to_one_hot(torch.stack(labels, dim=1))
 
     def reached(self, rows: torch.Tensor, assessment: Assessment | None = None) -> torch.Tensor:
-        """Whether the classifier is sure of the target, and realism has not fallen.
+        """Whether the edit may rest: target certain, image realistic, no less so than at the start.
 
         Args:
             rows: which rows.
             assessment: of other images than the rows' current ones, as if they were.
 
         Returns:
-            Bool ``[len(rows)]``: every wanted variant has a probability of `SURE` at least.
+            Bool ``[len(rows)]``: every wanted variant has a probability of `SURE` at least, and
+            realism is at least `REALISTIC` and the start's. Without a discriminator the variants
+            alone count.
         """
         if assessment is None:
             assessment = Assessment(self.realism[rows], self.attributes[rows])
         sure = assessment.attributes.exp() >= SURE
         seen = (sure >= self.wanted[rows].bool()).all(dim=1)
-        return seen & (assessment.realism >= self.start_realism[rows])
+        if "discriminator" not in self.networks:
+            return seen
+        realistic = torch.sigmoid(assessment.realism) >= REALISTIC
+        return seen & realistic & (assessment.realism >= self.start_realism[rows])
 
     def verdict(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """The judge's word on the edits so far, ``[len(rows)]`` each.

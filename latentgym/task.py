@@ -36,8 +36,8 @@ class EditTask:
     realism_weight: float = 10.0
     attribute_score: str = "log_probability"
     attribute_weight: float = 5.0
-    keep_weight: float = 1.5
-    success_bonus: float = 2.0
+    keep_weight: float = 2.0
+    success_bonus: float = 5.0
     terminate_on_success: bool = False
     bf16: bool = False
     device: str = "cpu"

@@ -133,7 +133,8 @@ def potentials(env, backbone, latents, wanted, start):
         "margin": np.log(p[:, columns] / (1 - p[:, columns])).mean(axis=1),
     }
     first = outputs(backbone, start[None], "discriminator")[0]
-    reached = (p[:, columns] >= 0.9).all(axis=1) & (logits >= first)
+    realistic = logits >= max(first, np.log(0.25 / 0.75))
+    reached = (p[:, columns] >= 0.9).all(axis=1) & realistic
     return {
         "success": task.success_bonus * reached,
         "realism": task.realism_weight * realism[task.realism_score],
@@ -638,7 +639,7 @@ def test_terminates_once_the_classifier_is_sure_of_the_target_and_realism_holds(
         latents, info, steps = episode(env, seed)
         has_target = ((probabilities(tiny, latents) >= 0.9) >= info["target"]).all(axis=1)
         realism = outputs(tiny, latents, "discriminator")
-        realistic = realism >= realism[0]
+        realistic = realism >= max(realism[0], np.log(0.25 / 0.75))
         terminated = [step[2] for step in steps]
         assert terminated == (has_target & realistic)[1:].tolist()
         assert [step[3] for step in steps] == [

@@ -60,9 +60,10 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     - `keep`: `keep_weight` times the change of the mean log-probability of what the start image
       had in the attributes outside the target. Without it, going to one fixed other face that has
       the target pays as well as editing this one.
-    - `success`: `success_bonus` while the classifier gives every wanted variant a probability of
-      0.9 and realism is not below the start's; taken back if the edit leaves that state. Without
-      it an edit that terminates on success pays less than one that dallies before the goal.
+    - `success`: `success_bonus` while the edit may rest: the classifier gives every wanted variant
+      a probability of 0.9, and the discriminator finds the image no less realistic than the start
+      and 0.25 at least. Taken back if the edit leaves that state. Without it an edit that
+      terminates on success would pay less than one that dallies before the goal.
 
     ## Starting State
 
@@ -72,9 +73,8 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
 
     ## Episode End
 
-    Truncated by the step limit (40 by default), which `gym.make` applies. With `terminate_on_success`
-    it terminates once the classifier gives every wanted variant a probability of 0.9 and realism is
-    not below the start's.
+    Truncated by the step limit (40 by default), which `gym.make` applies. With
+    `terminate_on_success` it terminates once the edit may rest (see `success` above).
 
     ## Info
 
@@ -99,8 +99,8 @@ class LatentEditEnv(gym.Env[np.ndarray, np.int64]):
     | `observation` | all parts | which parts the observation has, in order |
     | `realism_score`, `realism_weight` | `"log_probability"`, 10.0 | see Rewards |
     | `attribute_score`, `attribute_weight` | `"log_probability"`, 5.0 | see Rewards |
-    | `keep_weight` | 1.5 | see Rewards |
-    | `success_bonus` | 2.0 | see Rewards |
+    | `keep_weight` | 2.0 | see Rewards |
+    | `success_bonus` | 5.0 | see Rewards |
     | `terminate_on_success` | `False` | see Episode End |
     | `bf16` | `False` | compute in bfloat16: about twice as fast where the processor has it, good enough to train in; scores are off by some hundredths |
     | `device` | `"cpu"` | where the networks run |
