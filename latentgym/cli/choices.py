@@ -48,8 +48,8 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 def benchmark_choices(
     target: Target = ("hairColor=a55728",),
-    timesteps: int = 16_000,
-    episodes: int = 64,
+    timesteps: int = 10_000,
+    episodes: int = 48,
     seed: int = 0,
     out: Path = Path("runs/choices.json"),
 ) -> None:
