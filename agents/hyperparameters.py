@@ -21,7 +21,7 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
         net_arch=(256, 256),
     ),
     "LatentEdit-v0": dict(
-        timesteps=200_000,
+        timesteps=150_000,
         learning_rate=5e-4,
         final_learning_rate=5e-5,
         buffer_size=200_000,
