@@ -163,8 +163,8 @@ def test_labels_match_what_is_drawn(style):
 @pytest.mark.parametrize(
     ("skin", "shade", "colour"),
     [
-        (1, 0.25, "be713d"),  # ae5d29, a quarter of the way to edb98a
-        (1, -0.25, "9b532b"),  # and to 614335
+        (1, 0.25, "be7441"),  # ae5d29, a quarter of the way to edb98a
+        (1, -0.25, "9b562c"),  # and to 614335
         (0, -0.4, "614335"),  # there is nothing darker
         (3, 0.4, "ffdbb4"),
     ],
