@@ -7,7 +7,6 @@ from typing import Any
 KNOWN_GOOD: dict[str, dict[str, Any]] = {
     # RL-Zoo's CartPole settings.
     "CartPole-v1": dict(
-        timesteps=50_000,
         learning_rate=2.3e-3,
         buffer_size=100_000,
         learning_starts=1000,
@@ -21,7 +20,6 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
         net_arch=(256, 256),
     ),
     "LatentEdit-v0": dict(
-        timesteps=150_000,
         learning_rate=5e-4,
         final_learning_rate=5e-5,
         buffer_size=200_000,
@@ -37,4 +35,6 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
         net_arch=(256, 256),
     ),
 }
-KNOWN_GOOD["LatentEdit-v0 demo"] = KNOWN_GOOD["LatentEdit-v0"] | dict(timesteps=120_000)
+
+TIMESTEPS = {"CartPole-v1": 50_000, "LatentEdit-v0": 150_000}
+"""How long the recorded runs learned."""

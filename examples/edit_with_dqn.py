@@ -11,7 +11,6 @@ from agents import DQN, evaluate
 from agents.hyperparameters import KNOWN_GOOD
 
 TASK = dict(target={"hairColor": "d6b370"}, terminate_on_success=True)
-SETTINGS = {k: v for k, v in KNOWN_GOOD["LatentEdit-v0"].items() if k != "timesteps"}
 
 
 def main(timesteps: int = 100_000, episodes: int = 100, seed: int = 0, watch: bool = False) -> None:
@@ -23,7 +22,8 @@ def main(timesteps: int = 100_000, episodes: int = 100, seed: int = 0, watch: bo
         seed: of everything random.
         watch: show an edit in a window.
     """
-    agent = DQN(gym.make_vec("LatentEdit-v0", num_envs=64, **TASK), seed=seed, **SETTINGS)
+    training = gym.make_vec("LatentEdit-v0", num_envs=64, **TASK)
+    agent = DQN(training, seed=seed, **KNOWN_GOOD["LatentEdit-v0"])
     agent.learn(timesteps, progress_bar=True)
 
     test = gym.make_vec("LatentEdit-v0", num_envs=min(episodes, 100), **TASK)

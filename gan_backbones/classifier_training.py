@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -69,6 +70,13 @@ def train_classifier(
     rng = torch.Generator().manual_seed(seed)
     network.train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-3)
+
+    def mixed_loss(images: torch.Tensor, labels: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = network(images.contiguous(memory_format=torch.channels_last)).float()
+        loss = share * attribute_loss(logits, labels, schema)
+        return loss + (1 - share) * attribute_loss(logits, labels.flip(0), schema)
+
     updates = epochs * (len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
@@ -83,14 +91,7 @@ def train_classifier(
                 batch = _disturb(to_float(images[chosen]), rng)
                 share = 1 - MIXUP * torch.rand((), generator=rng)
                 batch = share * batch + (1 - share) * batch.flip(0)
-
-                def loss_of(images, labels=labels[chosen], share=share):
-                    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                        logits = network(images.contiguous(memory_format=torch.channels_last))
-                    logits = logits.float()
-                    loss = share * attribute_loss(logits, labels, schema)
-                    return loss + (1 - share) * attribute_loss(logits, labels.flip(0), schema)
-
+                loss_of = partial(mixed_loss, labels=labels[chosen], share=share)
                 if adversary:
                     batch = _pushed(batch, loss_of, adversary, rng)
                 loss = loss_of(batch)

@@ -19,7 +19,7 @@ from gan_backbones.metrics import batched
 from gan_backbones.networks import Classifier, Judge
 
 ADVERSARY = 3.0
-"""How far the classifier's training images are pushed, of a Euclidean norm of about 90."""
+"""How far the classifier's training images are pushed, of a Euclidean norm of about 83."""
 
 
 def split(count: int) -> dict[str, range]:

@@ -264,15 +264,12 @@ class EditCore:
 
         Returns:
             Bool ``[len(rows)]``: every wanted variant has a probability of `SURE` at least, and
-            realism is at least `REALISTIC` and the start's. Without a discriminator the variants
-            alone count.
+            realism is at least `REALISTIC` and the start's.
         """
         if assessment is None:
             assessment = Assessment(self.realism[rows], self.attributes[rows])
         sure = assessment.attributes.exp() >= SURE
         seen = (sure >= self.wanted[rows].bool()).all(dim=1)
-        if "discriminator" not in self.networks:
-            return seen
         realistic = torch.sigmoid(assessment.realism) >= REALISTIC
         return seen & realistic & (assessment.realism >= self.start_realism[rows])
 

@@ -15,7 +15,7 @@ from scripted import Chain, Counting, vector
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from agents import DQN, KeepBest, evaluate
-from agents.hyperparameters import KNOWN_GOOD
+from agents.hyperparameters import KNOWN_GOOD, TIMESTEPS
 from agents.replay import Batch
 
 ONE_STEP = {"n_steps": 1} if "n_steps" in inspect.signature(DQN).parameters else {}
@@ -579,11 +579,10 @@ def test_a_buffer_smaller_than_one_step():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_cartpole_is_solved(seed):
-    settings = dict(KNOWN_GOOD["CartPole-v1"])
-    timesteps, began = settings.pop("timesteps"), time.perf_counter()
-    agent = DQN(gym.make("CartPole-v1"), seed=seed, **settings)
+    began = time.perf_counter()
+    agent = DQN(gym.make("CartPole-v1"), seed=seed, **KNOWN_GOOD["CartPole-v1"])
     keep = KeepBest(gym.make_vec("CartPole-v1", 10), every=2000, episodes=10, seed=1000)
-    agent.learn(timesteps, callback=keep)
+    agent.learn(TIMESTEPS["CartPole-v1"], callback=keep)
     keep.restore(agent)
     result = evaluate(agent, gym.make_vec("CartPole-v1", 20), 20, seed=2000)
     print(f"seed {seed}: {result.mean('return'):.1f} in {time.perf_counter() - began:.0f} s")

@@ -95,9 +95,8 @@ def _compare(
     test = gym.make_vec(ENV, num_envs=episodes, **settings)
     test_seed = TEST_SEED + 1000 * seed
     budget = settings.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
-    hyperparameters = {k: v for k, v in KNOWN_GOOD[ENV].items() if k != "timesteps"}
     training = gym.make_vec(ENV, num_envs=TRAINING_ENVS, bf16=True, **settings)
-    agent = DQN(training, seed=seed, **hyperparameters)
+    agent = DQN(training, seed=seed, **KNOWN_GOOD[ENV])
     agent.learn(timesteps, progress_bar=True)
     policies = {
         "myopic gradient": MyopicGradientPolicy(test),

@@ -14,13 +14,14 @@ import tyro
 
 import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, EvaluationResult, KeepBest, evaluate
-from agents.hyperparameters import KNOWN_GOOD
+from agents.hyperparameters import KNOWN_GOOD, TIMESTEPS
 from agents.search import RandomPolicy, adam_ascent
 from latentgym.cli.pictures import save_edits, save_gif, save_learning_curve
 
 ENV = "LatentEdit-v0"
 TRAINING_ENVS = 64
 TEST_EPISODES = 200
+DEMO_TIMESTEPS = 120_000
 
 # Streams of seeds that never meet: training, choosing the best model, and the final test.
 SELECTION_SEED, TEST_SEED = 1_000_000, 2_000_000
@@ -41,12 +42,12 @@ def demo(
         seed: of everything random.
         out: folder for the pictures and figures.
     """
-    _run(parse_target(target), seed, out, **KNOWN_GOOD["LatentEdit-v0 demo"])
+    _run(parse_target(target), seed, out, DEMO_TIMESTEPS)
 
 
 def train(
     target: Target = ("hairColor=a55728",),
-    timesteps: int | None = None,
+    timesteps: int = TIMESTEPS[ENV],
     seed: int = 0,
     out: Path = Path("runs/train"),
 ) -> None:
@@ -54,33 +55,23 @@ def train(
 
     Args:
         target: what the edited image shall show.
-        timesteps: environment steps; by default as many as the recorded runs.
+        timesteps: environment steps to train for.
         seed: of everything random.
         out: folder for the agent, pictures and figures.
     """
-    settings = KNOWN_GOOD["LatentEdit-v0"]
-    _run(
-        parse_target(target),
-        seed,
-        out,
-        **settings | ({"timesteps": timesteps} if timesteps else {}),
-    )
+    _run(parse_target(target), seed, out, timesteps)
 
 
-def _run(
-    target: dict[str, str],
-    seed: int,
-    out: Path,
-    timesteps: int,
-    **hyperparameters,
-) -> None:
+def _run(target: dict[str, str], seed: int, out: Path, timesteps: int) -> None:
     """Train, test on held-out starts beside the yardsticks, draw, and tell where it all is."""
+    if timesteps < 10:  # there are ten evaluations
+        raise ValueError(f"timesteps is {timesteps}; it must be at least 10")
     out.mkdir(parents=True, exist_ok=True)
     wanted = ", ".join(f"{name} {variant}" for name, variant in target.items())
     print(f"{ENV}: edit faces towards {wanted}")
 
     began = time.monotonic()
-    agent = DQN(_vector(target, TRAINING_ENVS, bf16=True), seed=seed, **hyperparameters)
+    agent = DQN(_vector(target, TRAINING_ENVS, bf16=True), seed=seed, **KNOWN_GOOD[ENV])
     best = KeepBest(
         _vector(target, TRAINING_ENVS, bf16=True),
         timesteps // 10,
@@ -121,7 +112,7 @@ def _run(
         "seed": seed,
         "timesteps": timesteps,
         "training_seconds": round(seconds, 1),
-        "hyperparameters": hyperparameters,
+        "hyperparameters": KNOWN_GOOD[ENV],
         "test": means,
         "unrealistic_starts": {
             method: dict(zip(("start", "end"), _lowest_tenth(result), strict=True))
