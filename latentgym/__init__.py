@@ -9,16 +9,27 @@ import gymnasium as gym
 
 __all__ = ["register_all"]
 
+_ENVIRONMENTS = {
+    "LatentEdit-v0": ("latent_edit:LatentEdit", dict(max_episode_steps=40)),
+    "LatentEditContinuous-v0": (
+        "latent_edit_continuous:LatentEditContinuous",
+        dict(max_episode_steps=20),
+    ),
+    "LatentEditGoal-v0": ("latent_edit_goal:LatentEditGoal", dict(max_episode_steps=40)),
+    "LatentEditPixels-v0": ("latent_edit_pixels:LatentEditPixels", dict(max_episode_steps=40)),
+}
+
 
 def register_all() -> None:
     """Register every environment that is not registered yet."""
-    if "LatentEdit-v0" not in gym.registry:
-        gym.register(
-            id="LatentEdit-v0",
-            entry_point="latentgym.envs.latent_edit:LatentEditEnv",
-            vector_entry_point="latentgym.envs.latent_edit:LatentEditVectorEnv",
-            max_episode_steps=40,
-        )
+    for env_id, (place, options) in _ENVIRONMENTS.items():
+        if env_id not in gym.registry:
+            gym.register(
+                id=env_id,
+                entry_point=f"latentgym.envs.{place}Env",
+                vector_entry_point=f"latentgym.envs.{place}VectorEnv",
+                **options,
+            )
 
 
 register_all()

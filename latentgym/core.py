@@ -5,30 +5,59 @@ The single environment is this core with one row, the vector environment with n 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from gan_backbones import Backbone
+from gan_backbones import Backbone, BackboneError
 from gan_backbones.inference import fold
 from latentgym.directions import direction_matrix
 from latentgym.scores import (
     ATTRIBUTE_SCORES,
     REALISM_SCORES,
-    attribute_log_probabilities,
-    mean_wanted,
+    AttributeColumns,
+    target_weights,
+    weighted_mean,
 )
 from latentgym.task import EditTask
+
+Rows = slice | torch.Tensor
+"""Which rows: `EVERY`, which costs nothing to index with, or int64 indices."""
+
+EVERY = slice(None)
 
 MAX_IMAGES = 256
 """Images pass through the networks in chunks of this size, so memory does not grow with N."""
 
-COMPONENTS = ("realism", "attributes", "keep", "success")
+COMPONENTS = ("realism", "attributes", "keep", "identity", "success")
 """What a reward consists of, in this order."""
+
+STATE = (
+    "latents",
+    "realism",
+    "attributes",
+    "judged",
+    "resting",
+    "pictures",
+    "wanted",
+    "start_latents",
+    "start_realism",
+    "start_attributes",
+    "start_seen",
+    "start_pictures",
+    "judged_at_start",
+    "_target_weights",
+    "_keep_weights",
+    "_realism_bar",
+    "_potential",
+)
+"""The attributes that make up a core's state, one entry per row in each."""
 
 SURE = 0.9
 """How probable the classifier must find a wanted variant before an edit ends early."""
@@ -47,39 +76,53 @@ class Assessment:
     Attributes:
         realism: discriminator logits ``[N]``.
         attributes: log-probabilities ``[N, K]``, softmax within each attribute.
+        likeness: to the row's start image, ``[N]``: minus the mean absolute difference of pixels,
+            whose range is one. Zero unless the task has an identity term.
         judged: variant indices ``[N, A]`` that the judge sees, if it was asked.
+        pictures: the images, uint8 ``[N, C, H, W]``, if the core has a use for them.
     """
 
     realism: torch.Tensor
     attributes: torch.Tensor
+    likeness: torch.Tensor
     judged: torch.Tensor | None = None
+    pictures: torch.Tensor | None = None
 
 
 class EditCore:
     """Rows of edits that advance together.
 
-    A row is an edit: its latent, start, target and current assessment. ``rows`` arguments are
-    int64 index tensors; what a method is given and returns is batched over them.
+    A row is an edit: its latent, start, target and current assessment. What a method is given
+    and returns is batched over its ``rows`` argument.
 
     Args:
         task: the settings.
         count: how many rows.
-        judge_always: ask the judge at every move, so that a verdict costs no forward pass.
+        keep_pictures: keep the current images, for whoever observes them.
+        check_at_once: raise as soon as a network returns a value that is not finite. Otherwise
+            only :meth:`raise_unless_finite` does, so that a step need not wait for the device.
 
     Attributes:
         latents: the current latents ``[count, latent_dim]``.
         realism, attributes: their current :class:`Assessment`.
+        resting: whether the edit may rest where it is, bool ``[count]``; see :meth:`reached`.
+        pictures: the current images, uint8 ``[count, C, H, W]``, or None.
         start_latents, start_realism, start_attributes: the same at the start.
+        start_seen: one-hot of what the classifier saw in the start image ``[count, K]``.
         wanted: one-hot targets ``[count, K]``.
-        to_keep: one-hot of what the classifier saw at the start in attributes outside the target.
-        steps: moves made since the start, int64 ``[count]``.
-        returns: rewards summed since the start ``[count]``.
         evaluations: how many images were generated and scored so far, resets included.
     """
 
-    def __init__(self, task: EditTask, count: int, judge_always: bool = False):
+    def __init__(
+        self,
+        task: EditTask,
+        count: int,
+        keep_pictures: bool = False,
+        check_at_once: bool = True,
+    ):
         self.task = task
-        self.judge_always = judge_always
+        self.count = count
+        self.check_at_once = check_at_once
         self.backbone = task.load_backbone()
         self.schema = self.backbone.schema
         self.columns = list(self.schema.slices.values())
@@ -88,32 +131,44 @@ class EditCore:
         self.directions = direction_matrix(self.backbone, task.directions, task.num_directions).to(
             self.device
         )
+        self.attribute_columns = AttributeColumns(self.columns, self.device)
         self.evaluations = 0
-        self._column_starts = torch.tensor([c.start for c in self.columns], device=self.device)
-        # [K, K]: 1 where two columns belong to the same attribute.
-        self._same_attribute = torch.block_diag(
-            *[torch.ones(size, size) for size in self.schema.sizes]
-        ).to(self.device)
+        self._forward = self._eager_forward
+        if task.compile:
+            self._forward = torch.compile(
+                self._eager_forward, dynamic=False, options={"freezing": True}
+            )
+        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
 
-        def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros(count, *shape, device=self.device)
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.zeros(count, *shape, dtype=dtype, device=self.device)
 
         latent_dim, size = self.backbone.latent_dim, self.schema.size
+        self.image_shape = self._probe_image_shape(latent_dim)
         self.latents, self.start_latents = zeros(latent_dim), zeros(latent_dim)
-        self.wanted, self.to_keep = zeros(size), zeros(size)
+        self.wanted, self.start_seen = zeros(size), zeros(size)
         self.realism, self.start_realism = zeros(), zeros()
         self.attributes, self.start_attributes = zeros(size), zeros(size)
-        self.judged = zeros(len(self.schema.names)).long()
+        self.judged = zeros(len(self.schema.names), dtype=torch.int64)
         self.judged_at_start = self.judged.clone()
-        self.steps = zeros().long()
-        self.returns = zeros().double()
-        self._potential = zeros(len(COMPONENTS))
+        self.resting = zeros(dtype=torch.bool)
+        identity = task.identity_weight > 0
+        self._draws = keep_pictures or identity
+        self.pictures = zeros(*self.image_shape, dtype=torch.uint8) if keep_pictures else None
+        self.start_pictures = zeros(*self.image_shape, dtype=torch.uint8) if identity else None
+        self._target_weights, self._keep_weights = zeros(size), zeros(size)
+        self._realism_bar = zeros()
+        self._potential = torch.zeros(len(COMPONENTS), count, device=self.device)
+        # What of the previous potential a reward takes off: all, but for an absolute term.
+        self._taken_off = torch.ones(len(COMPONENTS), 1, device=self.device)
+        if task.attribute_reward == "absolute":
+            self._taken_off[COMPONENTS.index("attributes")] = 0.0
 
     # Episodes -----------------------------------------------------------------------------------
 
     def begin(
         self,
-        rows: torch.Tensor,
+        rows: Rows,
         rngs: Sequence[np.random.Generator],
         latent: np.ndarray | None = None,
         target: Mapping[str, str] | None = None,
@@ -125,118 +180,132 @@ class EditCore:
         Args:
             rows: which rows.
             rngs: one generator per row of ``rows``.
-            latent: start latents ``[len(rows), latent_dim]``; taken as they are, target or not.
+            latent: start latents ``[len(rngs), latent_dim]``; taken as they are, target or not.
             target: wanted variants, the same for all ``rows``.
 
         Raises:
             RuntimeError: no start that lacks the target was found.
+            FloatingPointError: a network returned a value that is not finite.
         """
+        self.raise_unless_finite()
         targets = [target or self._draw_target(rng) for rng in rngs]
         wanted = torch.from_numpy(np.stack([self.schema.encode(t) for t in targets]))
         self.wanted[rows] = wanted.to(self.device)
         if latent is not None:
-            self._place(rows, torch.as_tensor(latent, dtype=torch.float32, device=self.device))
+            latents = torch.as_tensor(latent, dtype=torch.float32, device=self.device)
+            self._place(rows, self.bounded(latents))
         else:
             self._draw_starts(rows, rngs)
-        targeted = self.wanted[rows] @ self._same_attribute
-        self.to_keep[rows] = self.seen(self.attributes[rows]) * (1 - targeted)
+        wanted, seen = self.wanted[rows], self.seen(self.attributes[rows])
+        targeted = wanted @ self.attribute_columns.same_attribute
+        self._target_weights[rows] = target_weights(wanted)
+        self._keep_weights[rows] = target_weights(seen * (1 - targeted))
+        self.start_seen[rows] = seen
         self.start_latents[rows] = self.latents[rows]
         self.start_realism[rows] = self.realism[rows]
         self.start_attributes[rows] = self.attributes[rows]
-        self.steps[rows] = 0
-        self.returns[rows] = 0.0
-        self._potential[rows] = self._potentials(rows)
+        self._realism_bar[rows] = self.realism[rows].clamp(min=_logit(REALISTIC))
+        alike = torch.zeros(len(rngs), device=self.device)
+        self._reward(rows, Assessment(self.realism[rows], self.attributes[rows], alike))
 
-    def move(self, rows: torch.Tensor, moves: torch.Tensor) -> dict[str, torch.Tensor]:
+    def move(self, rows: Rows, moves: torch.Tensor, judge: bool = False) -> torch.Tensor:
         """Add ``moves`` to the latents, keep them in bounds, and score the new images.
 
         Args:
             rows: which rows.
             moves: ``[len(rows), latent_dim]``.
+            judge: ask the judge as well, so that a verdict costs no forward pass.
 
         Returns:
-            The reward's components, float32 ``[len(rows)]`` each; the reward is their sum.
+            The reward's `COMPONENTS`, float32 ``[len(COMPONENTS), len(rows)]``; the reward is
+            their sum.
 
         Raises:
             FloatingPointError: a network returned a value that is not finite.
+            BackboneError: a network returned another shape than before.
         """
+        self.latents[rows] = self.bounded(self.latents[rows] + moves)
+        return self._reward(rows, self._assess(rows, judge))
+
+    def bounded(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents ``[N, latent_dim]`` brought back into the task's bounds."""
         bound = self.task.latent_bound
-        self.latents[rows] = (self.latents[rows] + moves).clamp(-bound, bound)
-        self._assess(rows, self.judge_always)
-        after = self._potentials(rows)
-        rewards = after - self._potential[rows]
-        self._potential[rows] = after
-        self.steps[rows] += 1
-        self.returns[rows] += rewards.sum(dim=1).double()
-        return dict(zip(COMPONENTS, rewards.unbind(dim=1), strict=True))
+        if bound == "sphere":
+            # In double precision, so that rounding does not depend on the company.
+            unit = nn.functional.normalize(latents.double(), dim=1)
+            return (unit * math.sqrt(latents.shape[1])).float()
+        return latents.clamp(-bound, bound)
 
     # Scores -------------------------------------------------------------------------------------
 
-    def assess(self, latents: torch.Tensor, judge: bool = False) -> Assessment:
+    def assess(self, latents: torch.Tensor, rows: Rows, judge: bool = False) -> Assessment:
         """Generate and score images of ``latents`` ``[N, latent_dim]``, in chunks.
 
         Differentiable, unless called under ``torch.no_grad``.
 
+        Args:
+            latents: any, as if they were those of ``rows``.
+            rows: ``N`` rows: whose start images likeness is measured by.
+            judge: ask the judge as well.
+
         Raises:
             FloatingPointError: a network returned a value that is not finite.
+            BackboneError: a network returned another shape than before.
         """
-        realism, logits, judged = [], [], []
-        for chunk in latents.split(MAX_IMAGES):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.task.bf16):
-                images = self.networks["generator"](chunk)
-                logits.append(self.networks["classifier"](images).float())
-                if "discriminator" in self.networks:
-                    realism.append(self.networks["discriminator"](images).float())
-                else:
-                    realism.append(torch.zeros(len(chunk), device=self.device))
-            if judge:
-                judged.append(self._judge(images.float()))
+        starts = None if self.start_pictures is None else self.start_pictures[rows]
+        parts = [
+            self._assess_chunk(
+                latents[i : i + MAX_IMAGES],
+                None if starts is None else starts[i : i + MAX_IMAGES],
+                judge,
+            )
+            for i in range(0, len(latents), MAX_IMAGES)
+        ]
         self.evaluations += len(latents)
-        assessment = Assessment(
-            torch.cat(realism),
-            attribute_log_probabilities(torch.cat(logits), self.columns),
-            torch.cat(judged) if judge else None,
-        )
-        if not torch.isfinite(assessment.realism.sum() + assessment.attributes.sum()):
+        assessment = parts[0] if len(parts) == 1 else _concatenate(parts)
+        total = assessment.realism.detach().sum() + assessment.attributes.detach().sum()
+        self._finite = self._finite & torch.isfinite(total)
+        if self.check_at_once:
+            self.raise_unless_finite()
+        return assessment
+
+    def raise_unless_finite(self) -> None:
+        """Raise a FloatingPointError if any score since the last call was not finite."""
+        finite, self._finite = self._finite, torch.ones_like(self._finite)
+        if not finite:
             raise FloatingPointError(
                 "the backbone's networks returned a score that is not finite; the edit cannot go on"
             )
-        return assessment
 
-    def potential(self, assessment: Assessment, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The weighted scores whose differences are the reward: ``[len(rows)]`` each.
+    def potential(self, assessment: Assessment, rows: Rows) -> torch.Tensor:
+        """The weighted scores whose differences are the reward: ``[len(COMPONENTS), N]``.
 
         ``assessment`` may be of any images, as if they were the rows' current ones.
         """
-        task = self.task
-        attributes = ATTRIBUTE_SCORES[task.attribute_score](
-            assessment.attributes, self.wanted[rows], self._same_attribute
-        )
-        keep = mean_wanted(assessment.attributes, self.to_keep[rows])
-        return {
-            "realism": task.realism_weight * REALISM_SCORES[task.realism_score](assessment.realism),
-            "attributes": task.attribute_weight * attributes,
-            "keep": task.keep_weight * keep,
-            "success": task.success_bonus * self.reached(rows, assessment),
-        }
+        return self._weighted(assessment, rows, self.reached(assessment, rows))
+
+    def reached(self, assessment: Assessment, rows: Rows) -> torch.Tensor:
+        """Whether the edit may rest: target certain, image realistic, no less so than at the start.
+
+        Args:
+            assessment: of any images, as if they were the rows' current ones.
+            rows: which rows.
+
+        Returns:
+            Bool ``[N]``: every wanted variant has a probability of `SURE` at least, and realism is
+            at least `REALISTIC` and the start's.
+        """
+        sure = (assessment.attributes * self.wanted[rows] >= math.log(SURE)).all(dim=1)
+        return sure & (assessment.realism >= self._realism_bar[rows])
 
     # What is seen -------------------------------------------------------------------------------
 
-    def observe(self, rows: torch.Tensor) -> torch.Tensor:
-        """The observations float32 ``[len(rows), D]``, the task's parts side by side."""
-        parts = {
-            "latent": lambda: self.latents[rows],
-            "target": lambda: self.wanted[rows],
-            "start": lambda: self.seen(self.start_attributes[rows]),
-            "attributes": lambda: self.attributes[rows],
-            "realism": lambda: torch.sigmoid(
-                torch.stack([self.realism[rows], self.start_realism[rows]], dim=1)
-            ),
-        }
-        return torch.cat([parts[name]() for name in self.task.observation], dim=1)
+    def info(self, rows: Rows) -> dict[str, Any]:
+        """The infos that every reset and step has: ``scores`` and the one-hot ``target``."""
+        return {"scores": self.scores(rows), "target": self.wanted[rows].clone()}
 
-    def scores(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What ``info["scores"]`` shows, ``[len(rows)]`` each.
+    def scores(self, rows: Rows) -> dict[str, torch.Tensor]:
+        """What ``info["scores"]`` shows, ``[N]`` each.
 
         ``realism``: the discriminator's probability now; ``start_realism``: at the start;
         ``target``: mean probability of the wanted variants; ``kept``: mean probability of what
@@ -246,60 +315,73 @@ class EditCore:
         return {
             "realism": torch.sigmoid(self.realism[rows]),
             "start_realism": torch.sigmoid(self.start_realism[rows]),
-            "target": mean_wanted(probabilities, self.wanted[rows]),
-            "kept": mean_wanted(probabilities, self.to_keep[rows]),
+            "target": weighted_mean(probabilities, self._target_weights[rows]),
+            "kept": weighted_mean(probabilities, self._keep_weights[rows]),
         }
 
     def seen(self, log_probabilities: torch.Tensor) -> torch.Tensor:
         """The most likely variant of each attribute as one-hot ``[N, K]``."""
-        labels = [log_probabilities[:, c].argmax(dim=1) for c in self.columns]
-        return self._labels_to_one_hot(torch.stack(labels, dim=1))
+        columns = self.attribute_columns
+        return columns.one_hot(columns.labels(log_probabilities))
 
-    def reached(self, rows: torch.Tensor, assessment: Assessment | None = None) -> torch.Tensor:
-        """Whether the edit may rest: target certain, image realistic, no less so than at the start.
-
-        Args:
-            rows: which rows.
-            assessment: of other images than the rows' current ones, as if they were.
-
-        Returns:
-            Bool ``[len(rows)]``: every wanted variant has a probability of `SURE` at least, and
-            realism is at least `REALISTIC` and the start's.
-        """
-        if assessment is None:
-            assessment = Assessment(self.realism[rows], self.attributes[rows])
-        sure = assessment.attributes.exp() >= SURE
-        seen = (sure >= self.wanted[rows].bool()).all(dim=1)
-        realistic = torch.sigmoid(assessment.realism) >= REALISTIC
-        return seen & realistic & (assessment.realism >= self.start_realism[rows])
-
-    def verdict(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The judge's word on the edits so far, ``[len(rows)]`` each.
+    def verdict(self, rows: Rows, judged: bool = False) -> dict[str, torch.Tensor]:
+        """The judge's word on the edits so far, ``[N]`` each.
 
         ``is_success``: it sees every wanted variant, and realism is not below the start's.
         ``kept``: share of the attributes outside the target that it sees unchanged from the start
         image. ``drift``: Euclidean distance of the latent from the start. Without a judge in the
         backbone the classifier stands in.
+
+        Args:
+            rows: which rows.
+            judged: the judge was asked in the last move of these rows; otherwise it is now.
         """
-        if not self.judge_always:
+        if not judged:
             self.judged[rows] = self._judge_latents(self.latents[rows])
-        judged = self.judged[rows]
-        free = self._free(rows)
-        unchanged = (judged == self.judged_at_start[rows]) & free
+        labels, wanted = self.judged[rows], self.wanted[rows]
+        free = wanted @ self.attribute_columns.same_attribute == 0
+        free = free[:, self.attribute_columns.starts]
+        unchanged = (labels == self.judged_at_start[rows]) & free
+        sees = self._sees(self.attribute_columns.one_hot(labels), rows)
         return {
-            "is_success": self._sees(self._labels_to_one_hot(judged), rows) & self._realistic(rows),
+            "is_success": sees & (self.realism[rows] >= self.start_realism[rows]),
             "kept": unchanged.sum(dim=1) / free.sum(dim=1).clamp(min=1),
             "drift": (self.latents[rows] - self.start_latents[rows]).norm(dim=1),
         }
 
     def images(self, latents: torch.Tensor) -> np.ndarray:
         """The pictures of ``latents``: uint8 ``[N, H, W, 3]``."""
+        generator = self.networks["generator"]
         with torch.no_grad():
-            images = torch.cat([self.networks["generator"](c) for c in latents.split(MAX_IMAGES)])
-        images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        return (
-            images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-        )
+            pictures = torch.cat([_to_uint8(generator(c)) for c in latents.split(MAX_IMAGES)])
+        return pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    # Saving -------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Copies of all that changes during an edit."""
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self._state().items()}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what :meth:`get_state` gave.
+
+        Raises:
+            ValueError: a state of another task or number of rows; nothing is changed then.
+        """
+        own = self._state()
+        shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+        given = {name: np.shape(value) for name, value in state.items()}
+        if given != shapes:
+            name = next(n for n in (*shapes, *given) if given.get(n) != shapes.get(n))
+            raise ValueError(
+                f"the state's {name} has shape {given.get(name)}; expected {shapes.get(name)}"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(torch.from_numpy(state[name]))
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        tensors = {name: getattr(self, name) for name in STATE}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     # Inside -------------------------------------------------------------------------------------
 
@@ -312,46 +394,135 @@ class EditCore:
         variants = self.schema.variants[name]
         return {name: variants[rng.integers(len(variants))]}
 
-    def _draw_starts(self, rows: torch.Tensor, rngs: Sequence[np.random.Generator]) -> None:
+    def _draw_starts(self, rows: Rows, rngs: Sequence[np.random.Generator]) -> None:
         """Draw start latents from the prior, again where the start has the target already."""
-        pending = np.arange(len(rows))
-        bound = self.task.latent_bound
+        pending = np.arange(len(rngs))
+        indices = torch.arange(self.count, device=self.device)[rows]
         for _ in range(MAX_START_DRAWS):
             drawn = np.stack([rngs[i].standard_normal(self.backbone.latent_dim) for i in pending])
             latents = torch.from_numpy(drawn.astype(np.float32)).to(self.device)
-            current = rows[torch.from_numpy(pending).to(rows.device)]
-            self._place(current, latents.clamp(-bound, bound))
+            everyone = len(pending) == len(rngs)
+            current = rows if everyone else indices[torch.from_numpy(pending).to(self.device)]
+            self._place(current, self.bounded(latents))
             if self.task.start == "any":
                 return
+            judged = self.attribute_columns.one_hot(self.judged_at_start[current])
             has_target = self._sees(self.seen(self.attributes[current]), current)
-            has_target |= self._sees(
-                self._labels_to_one_hot(self.judged_at_start[current]), current
-            )
+            has_target |= self._sees(judged, current)
             pending = pending[has_target.cpu().numpy()]
             if not len(pending):
                 return
-        target = self.schema.decode(self.wanted[rows[pending[0]]].cpu().numpy())
+        target = self.schema.decode(self.wanted[indices[pending[0]]].cpu().numpy())
         raise RuntimeError(
             f"{MAX_START_DRAWS} random starts all show the target {target}; pass start='any'"
         )
 
-    def _place(self, rows: torch.Tensor, latents: torch.Tensor) -> None:
+    def _place(self, rows: Rows, latents: torch.Tensor) -> None:
         self.latents[rows] = latents
-        self._assess(rows, judge=True)
+        assessment = self._assess(rows, judge=True)
         self.judged_at_start[rows] = self.judged[rows]
+        if self.start_pictures is not None:
+            self.start_pictures[rows] = assessment.pictures
 
     @torch.no_grad()
-    def _assess(self, rows: torch.Tensor, judge: bool) -> None:
-        assessment = self.assess(self.latents[rows], judge)
+    def _assess(self, rows: Rows, judge: bool) -> Assessment:
+        """Assess the rows' current latents, and remember."""
+        assessment = self.assess(self.latents[rows], rows, judge)
         self.realism[rows] = assessment.realism
         self.attributes[rows] = assessment.attributes
         if judge:
             self.judged[rows] = assessment.judged
+        if self.pictures is not None:
+            self.pictures[rows] = assessment.pictures
+        return assessment
 
-    def _potentials(self, rows: torch.Tensor) -> torch.Tensor:
-        """The current images' weighted scores ``[len(rows), len(COMPONENTS)]``."""
-        scores = self.potential(Assessment(self.realism[rows], self.attributes[rows]), rows)
-        return torch.stack([scores[name] for name in COMPONENTS], dim=1)
+    def _assess_chunk(
+        self, latents: torch.Tensor, starts: torch.Tensor | None, judge: bool
+    ) -> Assessment:
+        # Compiled for the usual batch alone: every other size would be compiled anew.
+        usual = len(latents) == min(self.count, MAX_IMAGES) and not torch.is_grad_enabled()
+        images, realism, logits = (self._forward if usual else self._eager_forward)(latents)
+        self._check_shapes(len(latents), images, realism, logits)
+        likeness = torch.zeros_like(realism)
+        if starts is not None:
+            likeness = -(_to_unit(images) - starts / 255).abs().mean(dim=(1, 2, 3))
+        return Assessment(
+            realism,
+            self.attribute_columns.log_probabilities(logits),
+            likeness,
+            self._judge(images.float()) if judge else None,
+            _to_uint8(images) if self._draws else None,
+        )
+
+    def _eager_forward(
+        self, latents: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The networks' images, realism logits and attribute logits of one chunk."""
+        if self.task.bf16:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                images, realism, logits = self._networks_forward(latents)
+            return images.float(), realism.float(), logits.float()
+        return self._networks_forward(latents)
+
+    def _networks_forward(
+        self, latents: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        images = self.networks["generator"](latents)
+        if "discriminator" in self.networks:
+            realism = self.networks["discriminator"](images)
+        else:
+            realism = images.new_zeros(len(images))
+        return images, realism, self.networks["classifier"](images)
+
+    def _check_shapes(
+        self, count: int, images: torch.Tensor, realism: torch.Tensor, logits: torch.Tensor
+    ) -> None:
+        shapes = {
+            "generator": (images, (count, *self.image_shape)),
+            "discriminator": (realism, (count,)),
+            "classifier": (logits, (count, self.schema.size)),
+        }
+        for role, (output, expected) in shapes.items():
+            if output.shape != expected:
+                raise BackboneError(
+                    f"the {role} returned shape {tuple(output.shape)}; expected {expected}"
+                )
+
+    @torch.no_grad()
+    def _probe_image_shape(self, latent_dim: int) -> tuple[int, ...]:
+        images = self.networks["generator"](torch.zeros(2, latent_dim, device=self.device))
+        if images.ndim != 4 or len(images) != 2 or images.shape[1] not in (1, 3):
+            raise BackboneError(
+                f"the generator makes images of shape {tuple(images.shape)} from 2 latents; "
+                "expected (2, 1 or 3, H, W)"
+            )
+        return tuple(images.shape[1:])
+
+    def _reward(self, rows: Rows, now: Assessment) -> torch.Tensor:
+        """Step on to the current images: what they pay beyond what the previous ones did."""
+        resting = self.reached(now, rows)
+        after = self._weighted(now, rows, resting)
+        rewards = after - self._potential[:, rows] * self._taken_off
+        self._potential[:, rows] = after
+        self.resting[rows] = resting
+        return rewards
+
+    def _weighted(self, assessment: Assessment, rows: Rows, resting: torch.Tensor) -> torch.Tensor:
+        task = self.task
+        attributes = ATTRIBUTE_SCORES[task.attribute_score](
+            assessment.attributes,
+            self._target_weights[rows],
+            self.attribute_columns.same_attribute,
+        )
+        keep = weighted_mean(assessment.attributes, self._keep_weights[rows])
+        weighted = {
+            "realism": task.realism_weight * REALISM_SCORES[task.realism_score](assessment.realism),
+            "attributes": task.attribute_weight * attributes,
+            "keep": task.keep_weight * keep,
+            "identity": task.identity_weight * assessment.likeness,
+            "success": task.success_bonus * resting,
+        }
+        return torch.stack([weighted[name] for name in COMPONENTS])
 
     @torch.no_grad()
     def _judge_latents(self, latents: torch.Tensor) -> torch.Tensor:
@@ -361,25 +532,32 @@ class EditCore:
     def _judge(self, images: torch.Tensor) -> torch.Tensor:
         """Variant indices ``[N, A]`` that the judge sees."""
         logits = self.networks.get("judge", self.networks["classifier"])(images)
-        return torch.stack([logits[:, c].argmax(dim=1) for c in self.columns], dim=1)
+        return self.attribute_columns.labels(logits)
 
-    def _labels_to_one_hot(self, labels: torch.Tensor) -> torch.Tensor:
-        one_hot = torch.zeros(len(labels), self.schema.size, device=self.device)
-        return one_hot.scatter_(1, labels + self._column_starts, 1.0)
-
-    def _free(self, rows: torch.Tensor) -> torch.Tensor:
-        """Bool ``[len(rows), A]``: the attributes outside the target."""
-        return torch.stack([self.wanted[rows, c].sum(dim=1) == 0 for c in self.columns], dim=1)
-
-    def _sees(self, seen: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def _sees(self, seen: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Whether one-hot ``seen`` holds every wanted variant."""
         return ((seen - self.wanted[rows]) >= 0).all(dim=1)
-
-    def _realistic(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.realism[rows] >= self.start_realism[rows]
 
 
 @lru_cache(maxsize=8)
 def _folded(backbone: Backbone, device: torch.device) -> dict[str, nn.Module]:
     """The backbone's networks prepared for speed, shared by all environments of a process."""
     return {role: fold(network).to(device) for role, network in backbone.networks.items()}
+
+
+def _concatenate(parts: list[Assessment]) -> Assessment:
+    fields = zip(*[vars(part).values() for part in parts], strict=True)
+    return Assessment(*[None if f[0] is None else torch.cat(f) for f in fields])
+
+
+def _to_unit(images: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1] to [0, 1]."""
+    return (images.float() + 1) / 2
+
+
+def _to_uint8(images: torch.Tensor) -> torch.Tensor:
+    return (255 * _to_unit(images)).round().clamp(0, 255).byte()
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from gan_backbones import Backbone
 from gan_backbones.metrics import batched
 
-DIRECTION_SETS = ("coordinates", "sefa", "attributes")
+DIRECTION_SETS = ("coordinates", "pca", "sefa", "attributes")
 
+DEFAULT_COUNT = 24
 PROBE_LATENTS = 8192
+PCA_SIDE = 16
 RIDGE = 1e-2
 
 
@@ -24,41 +28,66 @@ def direction_matrix(
 
     Args:
         backbone: whose latent space it is.
-        directions: ``"coordinates"``: the latent's own axes. ``"sefa"``: top singular directions
-            of the generator's first layer (Shen & Zhou 2021), which change the image most.
+        directions: ``"coordinates"``: the latent's own axes. ``"pca"``: the images' principal
+            components, carried over to the latent (as GANSpace does, Härkönen et al. 2020).
+            ``"sefa"``: top singular directions of the generator's first layer (Shen & Zhou 2021),
+            which change the image most.
             ``"attributes"``: one direction per variant of each attribute, the one that raises
             that variant's logit and leaves the other attributes' as they are, in a linear fit of
             the classifier's logits to the latent. Or a matrix as nested lists, used as it is.
-        count: how many SeFa directions; by default 24, or as many as there are.
+        count: how many PCA or SeFa directions; by default 24, or as many as there are.
 
     Raises:
         ValueError: an unknown name, a matrix of the wrong shape or with values that are not
-            finite, a ``count`` of less than 1 or more SeFa directions than there are, or a
-            backbone that lacks what a set of directions is made from.
+            finite, a ``count`` of less than 1 or more directions than there are, or a backbone
+            that lacks what a set of directions is made from.
     """
     if isinstance(directions, str) and directions not in DIRECTION_SETS:
         raise ValueError(
             f"directions is {directions!r}; allowed: {', '.join(DIRECTION_SETS)}, or a matrix"
         )
-    if count is not None and not (isinstance(directions, str) and directions == "sefa"):
-        raise ValueError(f"num_directions is {count!r}; it applies to directions='sefa' alone")
+    if count is not None and not (isinstance(directions, str) and directions in ("pca", "sefa")):
+        raise ValueError(
+            f"num_directions is {count!r}; it applies to directions='pca' and 'sefa' alone"
+        )
     if not isinstance(directions, str):
         return _given(directions, backbone.latent_dim)
     if directions == "coordinates":
         return torch.eye(backbone.latent_dim)
+    if directions == "pca":
+        return pca_directions(backbone, count)
     if directions == "sefa":
         return sefa_directions(backbone, count)
     return attribute_directions(backbone)
 
 
 @lru_cache(maxsize=16)
+def pca_directions(backbone: Backbone, count: int | None = None) -> torch.Tensor:
+    """The images' principal components, each as the latent direction that raises it most.
+
+    As in GANSpace (Härkönen et al. 2020) the components, strongest first, are carried over by a
+    linear fit. They are those of random images averaged down to `PCA_SIDE` pixels: a sketch of
+    what changes most, which leaves out fine texture.
+    """
+    latents = _probe_latents(backbone)
+    images = _on_own_device(
+        lambda batch: adaptive_avg_pool2d(backbone.generator(batch), PCA_SIDE).flatten(1),
+        backbone,
+        latents,
+    ).double()
+    images -= images.mean(dim=0)
+    count = _checked_count(count, min(images.shape[1], backbone.latent_dim))
+    _, components = torch.linalg.eigh(images.T @ images)  # weakest first
+    scores = images @ components.flip(1)[:, :count]
+    moves = torch.linalg.lstsq(latents.double(), scores).solution.T
+    return normalize(moves.float(), dim=1)
+
+
+@lru_cache(maxsize=16)
 def sefa_directions(backbone: Backbone, count: int | None = None) -> torch.Tensor:
     """Left singular vectors of the generator's first layer, strongest first (Shen & Zhou 2021)."""
     weight = _first_layer(backbone)
-    most = min(weight.shape)
-    count = min(24, most) if count is None else count
-    if not isinstance(count, int) or not 1 <= count <= most:
-        raise ValueError(f"num_directions is {count!r}; allowed: 1 to {most}")
+    count = _checked_count(count, min(weight.shape))
     left, _, _ = torch.linalg.svd(weight, full_matrices=False)
     return left[:, :count].T.contiguous()
 
@@ -72,12 +101,10 @@ def attribute_directions(backbone: Backbone) -> torch.Tensor:
     """
     if backbone.classifier is None or backbone.schema is None:
         raise ValueError("directions='attributes' needs a backbone with a classifier and a schema")
-    device = next((p.device for p in backbone.generator.parameters()), torch.device("cpu"))
-    rng = torch.Generator().manual_seed(0)
-    latents = torch.randn(PROBE_LATENTS, backbone.latent_dim, generator=rng)
-    logits = batched(
-        lambda batch: backbone.classifier(backbone.generator(batch)), latents.to(device)
-    ).cpu()
+    latents = _probe_latents(backbone)
+    logits = _on_own_device(
+        lambda batch: backbone.classifier(backbone.generator(batch)), backbone, latents
+    )
     for columns in backbone.schema.slices.values():  # a common offset of an attribute means nothing
         logits[:, columns] -= logits[:, columns].mean(dim=1, keepdim=True)
     # The latents are white, so the least-squares fit is a covariance; K x latent_dim.
@@ -86,7 +113,27 @@ def attribute_directions(backbone: Backbone) -> torch.Tensor:
     gram = fit @ fit.T
     eye = torch.eye(len(gram))
     moves = torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * eye, eye) @ fit
-    return torch.nn.functional.normalize(moves, dim=1)
+    return normalize(moves, dim=1)
+
+
+def _probe_latents(backbone: Backbone) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(PROBE_LATENTS, backbone.latent_dim, generator=rng)
+
+
+def _on_own_device(
+    function: Callable[[torch.Tensor], torch.Tensor], backbone: Backbone, latents: torch.Tensor
+) -> torch.Tensor:
+    """``function`` of all latents, batch by batch where the backbone is; on the CPU."""
+    device = next((p.device for p in backbone.generator.parameters()), torch.device("cpu"))
+    return batched(function, latents.to(device)).cpu()
+
+
+def _checked_count(count: int | None, most: int) -> int:
+    count = min(DEFAULT_COUNT, most) if count is None else count
+    if not isinstance(count, int) or not 1 <= count <= most:
+        raise ValueError(f"num_directions is {count!r}; allowed: 1 to {most}")
+    return count
 
 
 def _first_layer(backbone: Backbone) -> torch.Tensor:

@@ -3,13 +3,14 @@
 All functions are differentiable and act on batches. A reward is the difference of a score
 between two steps, so a constant offset is of no account but a flat region is.
 
-``same_attribute`` is ``[K, K]``: 1 where two columns belong to the same attribute, else 0.
+A target comes as ``weights`` float ``[N, K]``: each row's wanted variants share a weight of one,
+all other columns are zero (see :func:`target_weights`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -18,10 +19,50 @@ LOG_FLOOR = -15.0
 """Log-probabilities are cut off here, so that no single attribute outweighs all else."""
 
 
-def attribute_log_probabilities(logits: torch.Tensor, columns: list[slice]) -> torch.Tensor:
-    """Softmax within each attribute: logits ``[N, K]`` to log-probabilities ``[N, K]``."""
-    parts = [F.log_softmax(logits[:, part], dim=1) for part in columns]
-    return torch.cat(parts, dim=1).clamp(min=LOG_FLOOR)
+class AttributeColumns:
+    """Which of K columns belong to which of A attributes, as index tensors.
+
+    Attributes of different sizes are padded to the widest, so that one operation treats all.
+
+    Args:
+        slices: each attribute's columns, in order, without gaps.
+        device: where the indices are kept.
+
+    Attributes:
+        same_attribute: ``[K, K]``: 1 where two columns belong to the same attribute, else 0.
+        starts: each attribute's first column, int64 ``[A]``.
+    """
+
+    def __init__(self, slices: Sequence[slice], device: str | torch.device = "cpu"):
+        sizes = [part.stop - part.start for part in slices]
+        padding, width = sum(sizes), max(sizes)
+        padded = torch.full((len(sizes), width), padding)
+        for row, part in enumerate(slices):
+            padded[row, : sizes[row]] = torch.arange(part.start, part.stop)
+        self._padded = padded.to(device)
+        self._unpadded = (padded.flatten() < padding).nonzero().squeeze(1).to(device)
+        self.starts = torch.tensor([part.start for part in slices], device=device)
+        self.same_attribute = torch.block_diag(*[torch.ones(size, size) for size in sizes]).to(
+            device
+        )
+
+    def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Softmax within each attribute: logits ``[N, K]`` to log-probabilities ``[N, K]``."""
+        normalised = F.log_softmax(self._pad(logits), dim=2).flatten(1)
+        return normalised[:, self._unpadded].clamp(min=LOG_FLOOR)
+
+    def labels(self, values: torch.Tensor) -> torch.Tensor:
+        """The index of each attribute's greatest value: ``[N, K]`` to int64 ``[N, A]``."""
+        return self._pad(values).argmax(dim=2)
+
+    def one_hot(self, labels: torch.Tensor) -> torch.Tensor:
+        """Variant indices int64 ``[N, A]`` to one-hot float32 ``[N, K]``."""
+        columns = torch.zeros(len(labels), len(self.same_attribute), device=labels.device)
+        return columns.scatter_(1, labels + self.starts, 1.0)
+
+    def _pad(self, values: torch.Tensor) -> torch.Tensor:
+        """``[N, K]`` to ``[N, A, widest]``, minus infinity where there is no variant."""
+        return F.pad(values, (0, 1), value=-math.inf)[:, self._padded]
 
 
 # Realism: discriminator logits [N] to scores [N].
@@ -32,41 +73,43 @@ REALISM_SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def mean_wanted(values: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean of the wanted variants' values; 0 where none is wanted.
+def target_weights(wanted: torch.Tensor) -> torch.Tensor:
+    """One-hot targets ``[N, K]`` so divided that each row sums to 1, or to 0 if none is wanted."""
+    return wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
 
-    Args:
-        values: of each variant, ``[N, K]``.
-        wanted: one-hot per attribute, ``[N, K]``; attributes that are all zero are free.
-    """
-    return (values * wanted).sum(dim=1) / wanted.sum(dim=1).clamp(min=1)
+
+def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean of the wanted variants' values, ``[N, K]`` each, to ``[N]``; 0 where none is wanted."""
+    return (values * weights).sum(dim=1)
 
 
 def cosine(
-    log_probabilities: torch.Tensor, wanted: torch.Tensor, same_attribute: torch.Tensor
+    log_probabilities: torch.Tensor, weights: torch.Tensor, same_attribute: torch.Tensor
 ) -> torch.Tensor:
     """Cosine of the probabilities and the one-hot target, over the targeted attributes' columns.
 
     Times 100, as realism's probability. The form of the work this package grew from. It is flat
     where the wanted variant is improbable, which makes it hard to climb.
     """
-    targeted = wanted @ same_attribute
-    return 100.0 * F.cosine_similarity(log_probabilities.exp() * targeted, wanted, dim=1)
+    targeted = (weights @ same_attribute) > 0
+    return 100.0 * F.cosine_similarity(log_probabilities.exp() * targeted, weights, dim=1)
 
 
 def margin(
-    log_probabilities: torch.Tensor, wanted: torch.Tensor, same_attribute: torch.Tensor
+    log_probabilities: torch.Tensor, weights: torch.Tensor, same_attribute: torch.Tensor
 ) -> torch.Tensor:
     """Mean over the wanted variants of their log-odds, ``log(p / (1 - p))``, within ±LOG_FLOOR."""
     # The rivals' sum, as 1 - p would lose all digits where the target is certain.
-    rivals = (log_probabilities.exp() * (1 - wanted)) @ same_attribute
+    rivals = (log_probabilities.exp() * (weights == 0)) @ same_attribute
     log_odds = log_probabilities - rivals.clamp(min=math.exp(LOG_FLOOR)).log()
-    return mean_wanted(log_odds.clamp(max=-LOG_FLOOR), wanted)
+    return weighted_mean(log_odds.clamp(max=-LOG_FLOOR), weights)
 
 
-# Attributes: log-probabilities [N, K], wanted [N, K] and same_attribute [K, K] to scores [N].
+# Attributes: log-probabilities [N, K], weights [N, K] and same_attribute [K, K] to scores [N].
 ATTRIBUTE_SCORES: dict[str, Callable[..., torch.Tensor]] = {
-    "log_probability": lambda log_probabilities, wanted, _: mean_wanted(log_probabilities, wanted),
+    "log_probability": lambda log_probabilities, weights, _: weighted_mean(
+        log_probabilities, weights
+    ),
     "cosine": cosine,
     "margin": margin,
 }

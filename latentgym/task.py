@@ -13,6 +13,18 @@ from latentgym.scores import ATTRIBUTE_SCORES, REALISM_SCORES
 
 OBSERVATION_PARTS = ("latent", "target", "start", "attributes", "realism")
 STARTS = ("lacks_target", "any")
+ATTRIBUTE_REWARDS = ("relative", "absolute")
+
+
+WEIGHTS = (
+    "realism_weight",
+    "attribute_weight",
+    "keep_weight",
+    "identity_weight",
+    "success_bonus",
+)
+
+REWARD_ARGUMENTS = (*WEIGHTS, "realism_score", "attribute_score", "attribute_reward")
 
 
 @dataclass(frozen=True)
@@ -29,23 +41,27 @@ class EditTask:
     directions: str | Sequence[Sequence[float]] = "attributes"
     num_directions: int | None = None
     delta: float = 0.5
-    latent_bound: float = 3.0
+    latent_bound: float | str = 3.0
     start: str = "lacks_target"
     observation: Sequence[str] = ("latent", "target", "start", "attributes", "realism")
     realism_score: str = "log_probability"
     realism_weight: float = 10.0
     attribute_score: str = "log_probability"
     attribute_weight: float = 5.0
+    attribute_reward: str = "relative"
     keep_weight: float = 2.0
+    identity_weight: float = 0.0
     success_bonus: float = 5.0
     terminate_on_success: bool = False
     bf16: bool = False
+    compile: bool = False
     device: str = "cpu"
 
     def __post_init__(self):
         _allowed("start", self.start, STARTS)
         _allowed("realism_score", self.realism_score, REALISM_SCORES)
         _allowed("attribute_score", self.attribute_score, ATTRIBUTE_SCORES)
+        _allowed("attribute_reward", self.attribute_reward, ATTRIBUTE_REWARDS)
         parts = self.observation
         if isinstance(parts, str) or not isinstance(parts, Sequence) or not parts:
             raise ValueError(
@@ -55,13 +71,16 @@ class EditTask:
             _allowed("observation", part, OBSERVATION_PARTS)
         if len(set(parts)) != len(parts):
             raise ValueError(f"observation is {parts!r}; name each part once")
-        for name in ("delta", "latent_bound"):
+        if not _positive(self.delta):
+            raise ValueError(f"delta is {self.delta!r}; it must be a finite number above 0")
+        if not (self.latent_bound == "sphere" or _positive(self.latent_bound)):
+            raise ValueError(
+                f"latent_bound is {self.latent_bound!r}; it must be a finite number above 0, "
+                "or 'sphere'"
+            )
+        for name in WEIGHTS:
             value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 < value < float("inf")):
-                raise ValueError(f"{name} is {value!r}; it must be a finite number above 0")
-        for name in ("realism_weight", "attribute_weight", "keep_weight", "success_bonus"):
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 <= value < float("inf")):
+            if not (value == 0 or _positive(value)):
                 raise ValueError(f"{name} is {value!r}; it must be a finite number, 0 or more")
         backbone = self.load_backbone()
         if self.realism_weight and backbone.discriminator is None:
@@ -101,6 +120,10 @@ class EditTask:
 @lru_cache(maxsize=8)
 def _load(name: str, device: str) -> Backbone:
     return load(name, device)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, Real) and 0 < value < float("inf")
 
 
 def _allowed(argument: str, value: object, allowed) -> None:

@@ -175,7 +175,7 @@ NUMBERS = "directions is not a matrix of numbers; expected (K, 8) as nested list
         ([[1.0] * 8, [1.0]], NUMBERS),
         ([["up"] * 8], NUMBERS),
         ({"a": 1}, NUMBERS),
-        ("", "directions is ''; allowed: coordinates, sefa, attributes, or a matrix"),
+        ("", "directions is ''; allowed: coordinates, pca, sefa, attributes, or a matrix"),
     ],
     ids=str,
 )
@@ -186,7 +186,7 @@ def test_bad_directions(tiny, directions, message):
 
 
 @pytest.mark.parametrize("directions", ["coordinates", "attributes", [[1.0] * LATENT_DIM]], ids=str)
-def test_a_count_is_for_sefa_alone(tiny, directions):
-    message = "num_directions is 3; it applies to directions='sefa' alone"
+def test_a_count_is_for_pca_and_sefa_alone(tiny, directions):
+    message = "num_directions is 3; it applies to directions='pca' and 'sefa' alone"
     with pytest.raises(ValueError, match=f"^{message}$"):
         direction_matrix(tiny, directions, 3)

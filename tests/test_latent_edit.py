@@ -22,7 +22,7 @@ import latentgym
 from gan_backbones import Backbone, load
 from gan_backbones.networks import Judge
 from latentgym.core import MAX_IMAGES, EditCore
-from latentgym.envs.latent_edit import LatentEditEnv, edit_view
+from latentgym.envs.latent_edit import LatentEditEnv
 from latentgym.task import EditTask
 
 PARTS = {"latent": LATENT_DIM, "target": 7, "start": 7, "attributes": 7, "realism": 2}
@@ -428,7 +428,7 @@ def test_gradient_of_the_potential_points_uphill(make, realism, attribute):
     latents.requires_grad_(True)
 
     def value(latents):
-        return sum(core.potential(core.assess(latents), rows).values())
+        return core.potential(core.assess(latents, rows), rows).sum(dim=0)
 
     before = value(latents)
     before.sum().backward()
@@ -701,10 +701,13 @@ LIST = "hair, hairColor, glasses"
         ({"target": ["hat"]}, f"target is 'hat'; allowed: {LIST}"),
         ({"target": {"hat": "red"}}, f"unknown attribute 'hat'; allowed: {LIST}"),
         (
-            {"directions": "pca"},
-            "directions is 'pca'; allowed: coordinates, sefa, attributes, or a matrix",
+            {"directions": "ica"},
+            "directions is 'ica'; allowed: coordinates, pca, sefa, attributes, or a matrix",
         ),
-        ({"num_directions": 3}, "num_directions is 3; it applies to directions='sefa' alone"),
+        (
+            {"num_directions": 3},
+            "num_directions is 3; it applies to directions='pca' and 'sefa' alone",
+        ),
         ({"directions": "sefa", "num_directions": 9}, "num_directions is 9; allowed: 1 to 8"),
         ({"backbone": "missing"}, "unknown backbone 'missing'; known: "),
         ({"backbone": "a/missing.safetensors"}, "a/missing.safetensors: no such file"),
@@ -790,7 +793,7 @@ def test_a_frame_shows_the_scores_of_start_and_now(make, tiny):
     env = make(max_episode_steps=4, target={"hair": "fro"})
     for seed in range(2):  # the second episode counts anew
         latents, _, steps = episode(env, seed)
-        view = edit_view(env.unwrapped.core, 0)
+        view = env.unwrapped.view()
         p = probabilities(tiny, latents)
         realism = 1 / (1 + np.exp(-outputs(tiny, latents, "discriminator")))
         labels = seen(tiny, latents, "classifier")

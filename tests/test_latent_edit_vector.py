@@ -204,7 +204,7 @@ def test_reset_mask_is_read_and_only_its_rows_are_reset(make, mode):
     np.testing.assert_array_equal(observations[[1, 2]], before[[1, 2]])
     np.testing.assert_array_equal(observations[mask], make(4).reset(seed=7)[0][mask])
     assert infos["_target"].tolist() == infos["_scores"].tolist() == mask.tolist()
-    assert env.core.steps.tolist() == [0, 1, 1, 0]
+    assert env.get_state()["steps"].tolist() == [0, 1, 1, 0]
     for _ in range(STEPS - 1):
         truncated = env.step(np.ones(4, dtype=int))[3]
     assert truncated.tolist() == [False, True, True, False]

@@ -12,12 +12,13 @@ from latentgym.scores import (
     ATTRIBUTE_SCORES,
     LOG_FLOOR,
     REALISM_SCORES,
-    attribute_log_probabilities,
-    mean_wanted,
+    AttributeColumns,
+    target_weights,
+    weighted_mean,
 )
 
 COLUMNS = list(SCHEMA.slices.values())
-SAME_ATTRIBUTE = torch.block_diag(*[torch.ones(size, size) for size in SCHEMA.sizes])
+ATTRIBUTES = AttributeColumns(COLUMNS)
 BOB = torch.from_numpy(SCHEMA.encode({"hair": "bob"}))[None]
 logits = arrays(np.float32, (3, SCHEMA.size), elements=st.floats(-80, 80, width=32))
 
@@ -27,13 +28,28 @@ def tensor(*values):
 
 
 def score(name, logits, wanted):
-    log_probabilities = attribute_log_probabilities(logits, COLUMNS)
-    return ATTRIBUTE_SCORES[name](log_probabilities, wanted.expand(len(logits), -1), SAME_ATTRIBUTE)
+    weights = target_weights(wanted).expand(len(logits), -1)
+    log_probabilities = ATTRIBUTES.log_probabilities(logits)
+    return ATTRIBUTE_SCORES[name](log_probabilities, weights, ATTRIBUTES.same_attribute)
+
+
+def test_same_attribute_is_one_within_each_attribute():
+    expected = torch.block_diag(*[torch.ones(size, size) for size in SCHEMA.sizes])
+    assert torch.equal(ATTRIBUTES.same_attribute, expected)
+    assert ATTRIBUTES.starts.tolist() == [part.start for part in COLUMNS]
+
+
+@given(logits)
+def test_labels_and_one_hot_agree_with_numpy(values):
+    labels = ATTRIBUTES.labels(torch.from_numpy(values))
+    expected = np.stack([values[:, part].argmax(axis=1) for part in COLUMNS], axis=1)
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(ATTRIBUTES.one_hot(labels), SCHEMA.encode_indices(expected))
 
 
 @given(logits)
 def test_log_probabilities_are_a_softmax_within_each_attribute(values):
-    result = attribute_log_probabilities(torch.from_numpy(values), COLUMNS)
+    result = ATTRIBUTES.log_probabilities(torch.from_numpy(values))
     assert result.shape == values.shape and (result <= 0).all() and (result >= LOG_FLOOR).all()
     for columns in COLUMNS:
         part = values[:, columns].astype(np.float64)
@@ -101,10 +117,10 @@ def test_margin_is_cut_off_on_both_sides():
     assert score("margin", values, BOB).tolist() == pytest.approx(expected)
 
 
-def test_mean_wanted_is_per_row_and_zero_without_a_target():
+def test_weighted_mean_is_per_row_and_zero_without_a_target():
     values = tensor([1, 2, 3], [4, 5, 6], [7, 8, 9])
     wanted = tensor([1, 0, 1], [0, 1, 0], [0, 0, 0])
-    assert mean_wanted(values, wanted).tolist() == [2, 5, 0]
+    assert weighted_mean(values, target_weights(wanted)).tolist() == [2, 5, 0]
 
 
 def test_realism_scores_by_hand():

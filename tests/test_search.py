@@ -23,7 +23,7 @@ def potentials(env, latents=None):
     latents = core.latents if latents is None else latents
     rows = torch.arange(len(latents))
     with torch.no_grad():
-        return sum(core.potential(core.assess(latents), rows).values())
+        return core.potential(core.assess(latents, rows), rows).sum(dim=0)
 
 
 # adam_ascent --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from agents.evaluation import EvaluationResult
+from latentgym.core import EVERY
 from latentgym.envs import LatentEditVectorEnv
 
 
@@ -35,29 +36,28 @@ def adam_ascent(
         One episode per row, with the values that an agent's evaluation has.
     """
     env.reset(seed=seed)
-    core, rows = env.core, torch.arange(env.num_envs, device=env.core.device)
+    core = env.core
     latents = core.latents.clone().requires_grad_(True)
     # Short memories: the slope seen some steps ago says little about the next of so few.
     optimiser = torch.optim.Adam([latents], learning_rate, betas=(0.5, 0.9))
-    bound = core.task.latent_bound
     for _ in tqdm(range(steps), desc="gradient reference", disable=not progress_bar):
-        assessment = core.assess(latents)
-        loss = -sum(core.potential(assessment, rows).values()).sum()
+        assessment = core.assess(latents, EVERY)
+        loss = -core.potential(assessment, EVERY).sum()
         optimiser.zero_grad()
         loss.backward()
         before = latents.detach().clone()
         optimiser.step()
         with torch.no_grad():
-            latents.clamp_(-bound, bound)
+            latents.copy_(core.bounded(latents))
             if core.task.terminate_on_success:
-                arrived = core.reached(rows, assessment)
+                arrived = core.reached(assessment, EVERY)
                 latents[arrived] = before[arrived]
-    rewards = core.move(rows, latents.detach() - core.latents)
+    rewards = core.move(EVERY, latents.detach() - core.latents, judge=True)
     values = {
-        "return": sum(rewards.values()),
+        "return": rewards.sum(dim=0),
         "length": torch.full((env.num_envs,), steps),
-        **core.verdict(rows),
-        **{f"scores/{name}": value for name, value in core.scores(rows).items()},
+        **core.verdict(EVERY, judged=True),
+        **{f"scores/{name}": value for name, value in core.scores(EVERY).items()},
     }
     return EvaluationResult({k: v.double().cpu().numpy() for k, v in values.items()})
 
@@ -75,9 +75,8 @@ class MyopicGradientPolicy:
     def predict(self, observation: np.ndarray, **_: Any) -> tuple[np.ndarray, None]:
         """One action per row of the environment."""
         core = self._core
-        rows = torch.arange(len(core.latents), device=core.device)
         latents = core.latents.clone().requires_grad_(True)
-        sum(core.potential(core.assess(latents), rows).values()).sum().backward()
+        core.potential(core.assess(latents, EVERY), EVERY).sum().backward()
         slopes = latents.grad @ core.directions.T
         best = slopes.abs().argmax(dim=1, keepdim=True)
         downwards = slopes.gather(1, best) < 0

@@ -1,0 +1,45 @@
+"""`LatentEditPixels-v0`: edit an image, seeing the image instead of its latent."""
+
+from __future__ import annotations
+
+from latentgym.envs.single import EditEnv
+from latentgym.envs.vector import EditVectorEnv
+from latentgym.interfaces import PIXELS
+
+
+class LatentEditPixelsEnv(EditEnv):
+    """## Description
+
+    `LatentEdit-v0` as a person would play it: the agent sees the picture and what is asked for,
+    neither the latent nor any score.
+
+    ## Action Space
+
+    `Discrete(2 * K)`: as in `LatentEdit-v0`.
+
+    ## Observation Space
+
+    A `Dict`:
+
+    | Key | Space | Meaning |
+    |---|---|---|
+    | `image` | `Box(0, 255, (H, W, C), uint8)` | the current image; C is 1 (grey) or 3 (RGB) |
+    | `target` | `Box(0, 1, (V,), float32)` | one-hot of the wanted variants; zero where free |
+
+    ## Rewards, Starting State, Episode End, Info, Arguments
+
+    As in `LatentEdit-v0` (`latentgym.envs.LatentEditEnv`), but for `observation`, which is not an
+    argument here.
+
+    ## Version History
+
+    - v0: first version.
+    """  # noqa: D415
+
+    interface = PIXELS
+
+
+class LatentEditPixelsVectorEnv(EditVectorEnv):
+    """Many edits at once: see :class:`LatentEditPixelsEnv`, and `EditVectorEnv` for the rest."""
+
+    interface = PIXELS

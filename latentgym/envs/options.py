@@ -1,0 +1,77 @@
+"""Reading what users pass to `reset` and `set_state`, with one clear line where it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from latentgym.core import EditCore
+
+
+def read_options(
+    core: EditCore, options: Mapping[str, Any] | None, count: int
+) -> tuple[np.ndarray | None, Mapping[str, str] | None]:
+    """Start latents ``[count, latent_dim]`` and target of ``reset``'s options, checked.
+
+    Raises:
+        ValueError: no dict, a latent of the wrong shape or out of bounds, or a target with unknown
+            names.
+    """
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options is {options!r}; expected a dict")
+    latent, target = options.get("latent"), options.get("target")
+    if target is not None:
+        if not isinstance(target, Mapping):
+            raise ValueError(f"options['target'] is {target!r}; expected a dict")
+        core.task.check_target(target)
+    return None if latent is None else _read_latents(core, latent, count), target
+
+
+def _read_latents(core: EditCore, latent: Any, count: int) -> np.ndarray:
+    latents = np.asarray(latent, dtype=np.float32)
+    shape = (count, core.backbone.latent_dim)
+    if latents.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"options['latent'] has shape {latents.shape}; expected {shape} or {shape[1:]}"
+        )
+    bound = core.task.latent_bound
+    if bound == "sphere":
+        if not np.isfinite(latents).all() or not latents.any(axis=-1).all():
+            raise ValueError("options['latent'] must be finite and not all zero")
+    elif not (np.abs(latents) <= bound).all():  # NaN fails too
+        raise ValueError(
+            f"options['latent'] must be finite and within latent_bound={bound}; "
+            f"found values from {latents.min()} to {latents.max()}"
+        )
+    return np.broadcast_to(latents, shape).copy()
+
+
+def read_action(space: spaces.Space, action: Any) -> np.ndarray:
+    """An action, or a batch of them, as an array of the space's dtype.
+
+    Raises:
+        ValueError: outside the space, or not finite.
+    """
+    array = np.asarray(action)
+    if array.dtype != np.bool_ and np.can_cast(array.dtype, space.dtype, "same_kind"):
+        array = array.astype(space.dtype)
+        if space.contains(array):
+            return array
+    subject = "actions are" if isinstance(space, spaces.MultiDiscrete) else "action is"
+    raise ValueError(f"{subject} {one_line(action)}; allowed: {space}")
+
+
+def check_keys(state: Any, keys: tuple[str, ...]) -> None:
+    """Raise a ValueError unless ``state`` is a mapping with exactly these keys."""
+    if not isinstance(state, Mapping) or set(state) != set(keys):
+        found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(f"state is {found}; expected a dict of {sorted(keys)}")
+
+
+def one_line(value: object) -> str:
+    """What it is, on one line."""
+    return " ".join(repr(value).split())

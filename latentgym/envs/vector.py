@@ -1,0 +1,353 @@
+"""Many edits at once: what all batched editing environments share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from gan_backbones import Backbone
+from latentgym.core import EVERY, EditCore, Rows
+from latentgym.envs.options import check_keys, one_line, read_action, read_options
+from latentgym.interfaces import DISCRETE, Interface
+from latentgym.rendering import tile
+from latentgym.task import EditTask
+
+NEVER = np.iinfo(np.int64).max
+
+
+class EditVectorEnv(VectorEnv):
+    """A core of many rows behind an interface, with one batched forward pass per step.
+
+    Row ``i`` equals a single environment that was seeded with ``seed + i`` and given the same
+    actions: latents, actions and end flags exactly, rewards up to float rounding.
+
+    With ``tensors=True`` actions are taken, and observations, rewards, flags and infos given, as
+    tensors on the task's ``device``, without a copy to the host. A step then waits for the device
+    only where an episode ends, since starts are drawn on the host; with ``terminate_on_success``
+    it has to look for ended episodes, and so waits at each step. Away from the CPU, values of
+    actions are not checked, and a network's value that is not finite is reported when an episode
+    ends.
+
+    Args:
+        num_envs: how many.
+        max_episode_steps: rows are truncated after so many steps; ``None`` or -1: never.
+        autoreset_mode: what happens to a row whose episode has ended (`AutoresetMode`, or its
+            value as text).
+        render_mode: ``"rgb_array"`` gives the current images as one tiled picture.
+        tensors: give and take torch tensors instead of numpy arrays. ``final_obs`` then is a
+            batch of all rows, of which ``_final_obs`` tells the ended ones.
+        **task: as for `latentgym.task.EditTask`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    interface: Interface = DISCRETE
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        tensors: bool = False,
+        **task: Any,
+    ):
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; allowed: None, 'rgb_array'")
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.tensors = tensors
+        task = EditTask(**task)
+        self._never_waits = tensors and torch.device(task.device).type != "cpu"
+        self.core = EditCore(
+            task, num_envs, self.interface.keep_pictures, check_at_once=not self._never_waits
+        )
+        self.single_observation_space = self.interface.observation_space(self.core)
+        self.single_action_space = self.interface.action_space(self.core)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        unlimited = max_episode_steps is None or max_episode_steps < 0
+        self._limit = NEVER if unlimited else max_episode_steps
+        self._rngs: list[np.random.Generator] | None = None
+        self._begun = False
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._ended = np.zeros(num_envs, dtype=np.bool_)
+
+    @property
+    def backbone(self) -> Backbone:
+        """What is being steered."""
+        return self.core.backbone
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin new edits in all rows, or in those of ``options["reset_mask"]``.
+
+        Args:
+            seed: row ``i`` is seeded with ``seed + i``, or with the i-th of a sequence.
+            options: ``"reset_mask"``: bool ``[num_envs]``; ``"latent"``: start latents
+                ``[num_envs, latent_dim]`` or one ``[latent_dim]`` for all; ``"target"``: dict of
+                wanted variants for all rows. The dict is read, never changed.
+        """
+        latents, target = read_options(self.core, options, self.num_envs)
+        mask = self._read_mask(options)
+        self._seed(seed, mask)
+        self._begin(mask, latents, target)
+        self._begun = True
+        return self._observations(), self._spread(self.core.info(self._rows(mask)), mask)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Move all latents with one batched forward pass.
+
+        Raises:
+            ValueError: actions outside the action space.
+            gymnasium.error.ResetNeeded: no edits were begun, the last step failed, or a row has
+                ended, in `AutoresetMode.DISABLED`.
+            FloatingPointError: a network returned a value that is not finite.
+        """
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before step")
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._ended.any():
+            raise gym.error.ResetNeeded(
+                f"rows {np.flatnonzero(self._ended).tolist()} have ended: reset them with "
+                "options={'reset_mask': mask}"
+            )
+        actions = self._read_actions(actions)
+        resetting = self._ended & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
+        moving = ~resetting
+        self._begun = False  # until this has gone well
+        self._steps += moving
+        truncations = moving & (self._steps >= self._limit)
+        terminations = np.zeros_like(truncations)
+        # Where all end by the step limit, the judge is asked along with the others.
+        judge = bool(truncations[moving].all())
+        rewards = torch.zeros(self.num_envs, device=self.core.device)
+        parts: dict[str, torch.Tensor] = {}
+        if moving.any():
+            rows = self._rows(moving)
+            components = self.core.move(rows, self.interface.moves(self.core, actions[rows]), judge)
+            rewards[rows], parts = self.interface.rewards(self.core, rows, components)
+            if self.core.task.terminate_on_success:
+                terminations[moving] = self.interface.reached(self.core, rows).cpu().numpy()
+        if resetting.any():
+            self._begin(resetting, None, None)
+        ended = terminations | truncations
+        infos = self._infos(moving, parts, ended, judge)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
+            infos = self._reset_within_step(ended, parts, infos)
+        else:
+            self._ended = ended
+        self._begun = True
+        return (
+            self._observations(),
+            rewards if self.tensors else rewards.double().cpu().numpy(),
+            self._flags(terminations),
+            self._flags(truncations),
+            infos,
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """All that the edits are: plain dicts, lists, numbers and arrays, fit for pickling."""
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before get_state")
+        return {
+            "core": self.core.get_state(),
+            "random": [rng.bit_generator.state for rng in self._rngs],
+            "steps": self._steps.copy(),
+            "ended": self._ended.copy(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`get_state` of an environment with the same arguments gave.
+
+        Raises:
+            ValueError: not such a state; nothing is changed then.
+        """
+        check_keys(state, ("core", "random", "steps", "ended"))
+        self.core.set_state(state["core"])
+        self._rngs = [seeding.np_random()[0] for _ in state["random"]]
+        for rng, saved in zip(self._rngs, state["random"], strict=True):
+            rng.bit_generator.state = saved
+        self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
+        self._begun = True
+
+    def render(self) -> np.ndarray | None:
+        """All current images as one picture uint8 ``[H, W, 3]``."""
+        if self.render_mode is None:
+            return None
+        return tile(self.core.images(self.core.latents))
+
+    # Inside -------------------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        mask: np.ndarray,
+        latents: np.ndarray | None,
+        target: Mapping[str, str] | None,
+    ) -> None:
+        rngs = [self._rngs[row] for row in np.flatnonzero(mask)]
+        self.core.begin(self._rows(mask), rngs, None if latents is None else latents[mask], target)
+        self._steps[mask] = 0
+        self._ended = self._ended & ~mask
+
+    def _reset_within_step(
+        self, ended: np.ndarray, parts: dict[str, torch.Tensor], infos: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Reset the ended rows; what they ended with goes into final_obs and final_info."""
+        observations = self._observations()
+        if not self.tensors:
+            observations = self._of_rows(observations, ended)
+        final = {
+            "final_obs": observations,
+            "_final_obs": self._flags(ended),
+            "final_info": self._narrow(infos, ended),
+            "_final_info": self._flags(ended),
+        }
+        self._begin(ended, None, None)
+        self._ended = np.zeros_like(ended)
+        rows = self._rows(~ended)
+        going_on = {} if ended.all() else {name: value[rows] for name, value in parts.items()}
+        return self._infos(~ended, going_on, np.zeros_like(ended), False) | final
+
+    def _infos(
+        self,
+        moved: np.ndarray,
+        parts: dict[str, torch.Tensor],
+        ended: np.ndarray,
+        judged: bool,
+    ) -> dict[str, Any]:
+        """Infos as Gymnasium's vector environments lay them out: arrays with masks."""
+        infos = self._spread(self.core.info(EVERY), np.ones_like(moved))
+        if parts:
+            infos |= self._spread({"rewards": parts}, moved)
+        if ended.any():
+            infos |= self._spread(self.core.verdict(self._rows(ended), judged), ended)
+            if self._never_waits:
+                self.core.raise_unless_finite()
+        return infos
+
+    def _spread(self, info: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+        """Batched infos of the rows in ``mask`` in full length, each with its ``_mask``."""
+        rows = self._rows(mask)
+        spread: dict[str, Any] = {}
+        for key, value in info.items():
+            if isinstance(value, dict):
+                spread[key] = self._spread(value, mask)
+            else:
+                if rows is not EVERY:
+                    full = value.new_zeros(self.num_envs, *value.shape[1:])
+                    full[rows] = value
+                    value = full
+                spread[key] = value if self.tensors else value.cpu().numpy()
+            spread[f"_{key}"] = self._flags(mask)
+        return spread
+
+    def _narrow(self, infos: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+        """The same infos, shown for the rows in ``mask`` alone."""
+        flags = self._flags(mask)
+        return {
+            key: self._narrow(value, mask)
+            if isinstance(value, dict)
+            else (value & flags if key.startswith("_") else value)
+            for key, value in infos.items()
+        }
+
+    def _observations(self) -> Any:
+        observations = self.interface.observe(self.core, EVERY)
+        if self.tensors:
+            return observations
+        if isinstance(observations, dict):
+            return {key: value.cpu().numpy() for key, value in observations.items()}
+        return observations.cpu().numpy()
+
+    def _of_rows(self, observations: Any, mask: np.ndarray) -> np.ndarray:
+        """Array of objects: the observations of the rows in ``mask``, one by one; else None."""
+        single = np.full(self.num_envs, None, dtype=object)
+        for row in np.flatnonzero(mask):
+            if isinstance(observations, dict):
+                single[row] = {key: value[row].copy() for key, value in observations.items()}
+            else:
+                single[row] = observations[row].copy()
+        return single
+
+    def _flags(self, mask: np.ndarray) -> Any:
+        """A copy of a mask, as what this environment gives."""
+        if not self.tensors:
+            return mask.copy()
+        if not mask.any():
+            return torch.zeros(self.num_envs, dtype=torch.bool, device=self.core.device)
+        if mask.all():
+            return torch.ones(self.num_envs, dtype=torch.bool, device=self.core.device)
+        return torch.from_numpy(mask.copy()).to(self.core.device)
+
+    def _rows(self, mask: np.ndarray) -> Rows:
+        if mask.all():
+            return EVERY
+        return torch.from_numpy(np.flatnonzero(mask)).to(self.core.device)
+
+    def _read_actions(self, actions: Any) -> torch.Tensor:
+        if self._never_waits:
+            return self._read_tensor(actions)
+        if isinstance(actions, torch.Tensor):
+            actions = actions.cpu().numpy()
+        return torch.from_numpy(read_action(self.action_space, actions)).to(self.core.device)
+
+    def _read_tensor(self, actions: Any) -> torch.Tensor:
+        """Actions on the device: their values are not looked at, as that would wait for it."""
+        space = self.action_space
+        kind = torch.int64 if np.issubdtype(space.dtype, np.integer) else torch.float32
+        described = (
+            f"{actions.dtype} {tuple(actions.shape)}"
+            if isinstance(actions, torch.Tensor)
+            else one_line(actions)
+        )
+        if described != f"{kind} {space.shape}":
+            raise ValueError(f"actions are {described}; expected a tensor {kind} {space.shape}")
+        return actions.to(self.core.device)
+
+    def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
+        if isinstance(seed, (int, np.integer)):
+            seeds = [int(seed) + row for row in range(self.num_envs)]
+        else:
+            seeds = (
+                [None] * self.num_envs
+                if seed is None
+                else [s if s is None else int(s) for s in seed]
+            )
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed has {len(seeds)} values; expected num_envs={self.num_envs}")
+        if self._rngs is None:
+            self._rngs = [seeding.np_random(s)[0] for s in seeds]
+        for row in np.flatnonzero(mask):
+            if seeds[row] is not None:
+                self._rngs[row] = seeding.np_random(seeds[row])[0]
+
+    def _read_mask(self, options: dict[str, Any] | None) -> np.ndarray:
+        mask = (options or {}).get("reset_mask")
+        if mask is None:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        if self.tensors and isinstance(mask, torch.Tensor):
+            mask = mask.cpu().numpy()
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"options['reset_mask'] is {one_line(mask)}; expected a bool array")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"options['reset_mask'] is {one_line(mask)}; expected shape ({self.num_envs},) "
+                "with at least one True"
+            )
+        if self._rngs is None and not mask.all():
+            raise gym.error.ResetNeeded("the first reset must begin all rows, without reset_mask")
+        return mask
