@@ -106,6 +106,6 @@ class LatentEditEnv(EditEnv):
 
 
 class LatentEditVectorEnv(EditVectorEnv):
-    """Many edits at once: see :class:`LatentEditEnv`, and `EditVectorEnv` for the rest."""
+    """Many edits at once: see :class:`LatentEditEnv` and `EditVectorEnv`."""
 
     interface = DISCRETE

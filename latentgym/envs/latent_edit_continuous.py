@@ -33,6 +33,6 @@ class LatentEditContinuousEnv(EditEnv):
 
 
 class LatentEditContinuousVectorEnv(EditVectorEnv):
-    """Many edits at once: see :class:`LatentEditContinuousEnv`, and `EditVectorEnv` for the rest."""
+    """Many edits at once: see :class:`LatentEditContinuousEnv` and `EditVectorEnv`."""
 
     interface = CONTINUOUS

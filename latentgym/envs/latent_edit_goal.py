@@ -118,4 +118,4 @@ class LatentEditGoalEnv(_GoalRewards, EditEnv):
 
 
 class LatentEditGoalVectorEnv(_GoalRewards, EditVectorEnv):
-    """Many edits at once: see :class:`LatentEditGoalEnv`, and `EditVectorEnv` for the rest."""
+    """Many edits at once: see :class:`LatentEditGoalEnv` and `EditVectorEnv`."""

@@ -40,6 +40,6 @@ class LatentEditPixelsEnv(EditEnv):
 
 
 class LatentEditPixelsVectorEnv(EditVectorEnv):
-    """Many edits at once: see :class:`LatentEditPixelsEnv`, and `EditVectorEnv` for the rest."""
+    """Many edits at once: see :class:`LatentEditPixelsEnv` and `EditVectorEnv`."""
 
     interface = PIXELS
