@@ -25,7 +25,7 @@ from latentgym.scores import (
     target_weights,
     weighted_mean,
 )
-from latentgym.task import EditTask
+from latentgym.task import WEIGHTS, EditTask
 
 Rows = slice | torch.Tensor
 """Which rows: `EVERY`, which costs nothing to index with, or int64 indices."""
@@ -103,6 +103,8 @@ class EditCore:
             only :meth:`raise_unless_finite` does, so that a step need not wait for the device.
 
     Attributes:
+        directions: unit moves ``[K, latent_dim]``.
+        nudges: up and down along each direction by delta, ``[2 * K, latent_dim]``.
         latents: the current latents ``[count, latent_dim]``.
         realism, attributes: their current :class:`Assessment`.
         resting: whether the edit may rest where it is, bool ``[count]``; see :meth:`reached`.
@@ -131,6 +133,7 @@ class EditCore:
         self.directions = direction_matrix(self.backbone, task.directions, task.num_directions).to(
             self.device
         )
+        self.nudges = task.delta * torch.stack([self.directions, -self.directions], 1).flatten(0, 1)
         self.attribute_columns = AttributeColumns(self.columns, self.device)
         self.evaluations = 0
         self._forward = self._eager_forward
@@ -159,6 +162,7 @@ class EditCore:
         self._target_weights, self._keep_weights = zeros(size), zeros(size)
         self._realism_bar = zeros()
         self._potential = torch.zeros(len(COMPONENTS), count, device=self.device)
+        self._weights = torch.tensor([[getattr(task, name)] for name in WEIGHTS]).to(zeros())
         # What of the previous potential a reward takes off: all, but for an absolute term.
         self._taken_off = torch.ones(len(COMPONENTS), 1, device=self.device)
         if task.attribute_reward == "absolute":
@@ -264,18 +268,16 @@ class EditCore:
         self.evaluations += len(latents)
         assessment = parts[0] if len(parts) == 1 else _concatenate(parts)
         total = assessment.realism.detach().sum() + assessment.attributes.detach().sum()
-        self._finite = self._finite & torch.isfinite(total)
         if self.check_at_once:
-            self.raise_unless_finite()
+            _raise_unless(math.isfinite(total))
+        else:
+            self._finite &= torch.isfinite(total)
         return assessment
 
     def raise_unless_finite(self) -> None:
         """Raise a FloatingPointError if any score since the last call was not finite."""
         finite, self._finite = self._finite, torch.ones_like(self._finite)
-        if not finite:
-            raise FloatingPointError(
-                "the backbone's networks returned a score that is not finite; the edit cannot go on"
-            )
+        _raise_unless(self.check_at_once or bool(finite))
 
     def potential(self, assessment: Assessment, rows: Rows) -> torch.Tensor:
         """The weighted scores whose differences are the reward: ``[len(COMPONENTS), N]``.
@@ -508,21 +510,19 @@ class EditCore:
         return rewards
 
     def _weighted(self, assessment: Assessment, rows: Rows, resting: torch.Tensor) -> torch.Tensor:
-        task = self.task
-        attributes = ATTRIBUTE_SCORES[task.attribute_score](
-            assessment.attributes,
-            self._target_weights[rows],
-            self.attribute_columns.same_attribute,
-        )
-        keep = weighted_mean(assessment.attributes, self._keep_weights[rows])
-        weighted = {
-            "realism": task.realism_weight * REALISM_SCORES[task.realism_score](assessment.realism),
-            "attributes": task.attribute_weight * attributes,
-            "keep": task.keep_weight * keep,
-            "identity": task.identity_weight * assessment.likeness,
-            "success": task.success_bonus * resting,
+        target_score = ATTRIBUTE_SCORES[self.task.attribute_score]
+        scores = {
+            "realism": REALISM_SCORES[self.task.realism_score](assessment.realism),
+            "attributes": target_score(
+                assessment.attributes,
+                self._target_weights[rows],
+                self.attribute_columns.same_attribute,
+            ),
+            "keep": weighted_mean(assessment.attributes, self._keep_weights[rows]),
+            "identity": assessment.likeness,
+            "success": resting,
         }
-        return torch.stack([weighted[name] for name in COMPONENTS])
+        return torch.stack([scores[name] for name in COMPONENTS]) * self._weights
 
     @torch.no_grad()
     def _judge_latents(self, latents: torch.Tensor) -> torch.Tensor:
@@ -548,6 +548,13 @@ def _folded(backbone: Backbone, device: torch.device) -> dict[str, nn.Module]:
 def _concatenate(parts: list[Assessment]) -> Assessment:
     fields = zip(*[vars(part).values() for part in parts], strict=True)
     return Assessment(*[None if f[0] is None else torch.cat(f) for f in fields])
+
+
+def _raise_unless(finite: bool) -> None:
+    if not finite:
+        raise FloatingPointError(
+            "the backbone's networks returned a score that is not finite; the edit cannot go on"
+        )
 
 
 def _to_unit(images: torch.Tensor) -> torch.Tensor:

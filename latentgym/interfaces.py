@@ -30,8 +30,7 @@ def nudge_space(core: EditCore) -> spaces.Discrete:
 
 def nudge(core: EditCore, actions: torch.Tensor) -> torch.Tensor:
     """Actions int64 ``[N]`` to latent moves ``[N, latent_dim]``."""
-    signs = 1 - 2 * (actions % 2)
-    return core.directions[actions // 2] * (core.task.delta * signs)[:, None]
+    return core.nudges[actions]
 
 
 def blend_space(core: EditCore) -> spaces.Box:

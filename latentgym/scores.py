@@ -48,8 +48,11 @@ class AttributeColumns:
 
     def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Softmax within each attribute: logits ``[N, K]`` to log-probabilities ``[N, K]``."""
-        normalised = F.log_softmax(self._pad(logits), dim=2).flatten(1)
-        return normalised[:, self._unpadded].clamp(min=LOG_FLOOR)
+        # Not log_softmax, which wakes all threads even for one row.
+        padded = self._pad(logits)
+        shifted = padded - padded.detach().amax(dim=2, keepdim=True)
+        normalised = shifted - shifted.exp().sum(dim=2, keepdim=True).log()
+        return normalised.flatten(1)[:, self._unpadded].clamp(min=LOG_FLOOR)
 
     def labels(self, values: torch.Tensor) -> torch.Tensor:
         """The index of each attribute's greatest value: ``[N, K]`` to int64 ``[N, A]``."""

@@ -23,6 +23,8 @@ WEIGHTS = (
     "identity_weight",
     "success_bonus",
 )
+"""The weights of a reward's components, in the order of `latentgym.core.COMPONENTS`."""
+
 
 REWARD_ARGUMENTS = (*WEIGHTS, "realism_score", "attribute_score", "attribute_reward")
 

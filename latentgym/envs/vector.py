@@ -107,7 +107,8 @@ class EditVectorEnv(VectorEnv):
         self._seed(seed, mask)
         self._begin(mask, latents, target)
         self._begun = True
-        return self._observations(), self._spread(self.core.info(self._rows(mask)), mask)
+        rows = self._rows(mask)
+        return self._observations(), self._spread(self.core.info(rows), mask, rows)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Move all latents with one batched forward pass.
@@ -129,23 +130,23 @@ class EditVectorEnv(VectorEnv):
         resetting = self._ended & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
         moving = ~resetting
         self._begun = False  # until this has gone well
+        rows = self._rows(moving)
         self._steps += moving
         truncations = moving & (self._steps >= self._limit)
         terminations = np.zeros_like(truncations)
         # Where all end by the step limit, the judge is asked along with the others.
-        judge = bool(truncations[moving].all())
+        judge = bool((truncations == moving).all())
         rewards = torch.zeros(self.num_envs, device=self.core.device)
         parts: dict[str, torch.Tensor] = {}
-        if moving.any():
-            rows = self._rows(moving)
+        if rows is EVERY or len(rows):
             components = self.core.move(rows, self.interface.moves(self.core, actions[rows]), judge)
             rewards[rows], parts = self.interface.rewards(self.core, rows, components)
             if self.core.task.terminate_on_success:
                 terminations[moving] = self.interface.reached(self.core, rows).cpu().numpy()
-        if resetting.any():
+        if rows is not EVERY:
             self._begin(resetting, None, None)
         ended = terminations | truncations
-        infos = self._infos(moving, parts, ended, judge)
+        infos = self._infos(moving, rows, parts, ended, judge)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
             infos = self._reset_within_step(ended, parts, infos)
         else:
@@ -220,32 +221,33 @@ class EditVectorEnv(VectorEnv):
         self._ended = np.zeros_like(ended)
         rows = self._rows(~ended)
         going_on = {} if ended.all() else {name: value[rows] for name, value in parts.items()}
-        return self._infos(~ended, going_on, np.zeros_like(ended), False) | final
+        return self._infos(~ended, rows, going_on, np.zeros_like(ended), False) | final
 
     def _infos(
         self,
         moved: np.ndarray,
+        rows: Rows,
         parts: dict[str, torch.Tensor],
         ended: np.ndarray,
         judged: bool,
     ) -> dict[str, Any]:
         """Infos as Gymnasium's vector environments lay them out: arrays with masks."""
-        infos = self._spread(self.core.info(EVERY), np.ones_like(moved))
+        infos = self._spread(self.core.info(EVERY), np.ones_like(moved), EVERY)
         if parts:
-            infos |= self._spread({"rewards": parts}, moved)
+            infos |= self._spread({"rewards": parts}, moved, rows)
         if ended.any():
-            infos |= self._spread(self.core.verdict(self._rows(ended), judged), ended)
+            rows = self._rows(ended)
+            infos |= self._spread(self.core.verdict(rows, judged), ended, rows)
             if self._never_waits:
                 self.core.raise_unless_finite()
         return infos
 
-    def _spread(self, info: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
-        """Batched infos of the rows in ``mask`` in full length, each with its ``_mask``."""
-        rows = self._rows(mask)
+    def _spread(self, info: dict[str, Any], mask: np.ndarray, rows: Rows) -> dict[str, Any]:
+        """Batched infos of ``rows``, those of ``mask``, in full length, each with its ``_mask``."""
         spread: dict[str, Any] = {}
         for key, value in info.items():
             if isinstance(value, dict):
-                spread[key] = self._spread(value, mask)
+                spread[key] = self._spread(value, mask, rows)
             else:
                 if rows is not EVERY:
                     full = value.new_zeros(self.num_envs, *value.shape[1:])
