@@ -19,6 +19,15 @@ def register_all() -> None:
             vector_entry_point="latentgym.envs.latent_edit:LatentEditVectorEnv",
             max_episode_steps=40,
         )
+    for module, name in (("cartpole", "CartPole"), ("cartpole_pixels", "CartPolePixels")):
+        if f"latentgym/{name}-v1" not in gym.registry:
+            gym.register(
+                id=f"latentgym/{name}-v1",
+                entry_point=f"latentgym.envs.{module}:{name}Env",
+                vector_entry_point=f"latentgym.envs.{module}:{name}VectorEnv",
+                max_episode_steps=500,
+                reward_threshold=475,
+            )
 
 
 register_all()
