@@ -721,7 +721,7 @@ def test_wrong_states_are_refused(id):
             "state['state'] is an array of float64 [3]; expected an array of float64 [4]",
         ),
         (env, good | {"state": [0, 0, 0, 0]}, "state['state'] is a list of 4; expected an array"),
-        (env, good | {"random": 3}, "state['random'] is a int; expected a dict"),
+        (env, good | {"random": 3}, "state['random'] is int; expected dict"),
         (env, good | {"random": {"a": 1}}, "no state of a random generator: {'a': 1}"),
         (vector, good, "state has the keys ["),
         (

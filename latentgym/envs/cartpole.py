@@ -79,7 +79,7 @@ class CartPoleEnv(classic.CartPoleEnv):
     | Name | Default | Meaning |
     |---|---|---|
     | `reward` | `"classic"` | or `"shaped"`, see Rewards |
-    | `shaping_weight` | 1.0 | the potential of the upright pole in the centre |
+    | `shaping_weight` | 10.0 | the potential of the upright pole in the centre |
     | `gamma` | 0.99 | the discount of the agent that is to learn from the shaped reward |
     | `render_mode` | `None` | `"human"` or `"rgb_array"` |
 
@@ -165,7 +165,7 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
     """Many cart-poles at once, moved by Gymnasium's batched physics: see :class:`CartPoleEnv`.
 
     Row ``i`` equals a single environment that was seeded with ``seed + i`` and given the same
-    actions, exactly: numpy computes an array's entries as it computes single numbers.
+    actions, bit for bit: numpy computes an array's entries as it computes single numbers.
 
     Args:
         num_envs: how many.
@@ -238,12 +238,13 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         self.prev_done = ended
         if resetting.any():
             self._begin(resetting)
-        infos = vectorising.spread(vectorising.take(info, moved), moved)
+        finals: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            final_info = vectorising.spread(vectorising.take(info, ended), ended)
+            final_info = vectorising.shown(info, ended)
             finals = vectorising.final_infos(self._observations(), final_info, ended)
-            infos = vectorising.spread(vectorising.take(info, ~ended), ~ended) | finals
             self._begin(ended)
+            moved = ~ended  # the infos of new episodes are empty
+        infos = vectorising.shown(info, moved) | finals
         return self._observations(), rewards, terminations, truncations, infos
 
     def render(self) -> np.ndarray | None:
@@ -287,7 +288,9 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         _, _, terminations, truncations, _ = super().step(actions)
         return terminations & moved, truncations & moved
 
-    def _begin(self, mask: np.ndarray, low: float = -START_BOUND, high: float = START_BOUND):
+    def _begin(
+        self, mask: np.ndarray, low: float = -START_BOUND, high: float = START_BOUND
+    ) -> None:
         for row in np.flatnonzero(mask):
             self.state[:, row] = self._rngs[row].uniform(low, high, size=4)
         self.steps[mask] = 0
@@ -323,7 +326,8 @@ class Episodes:
         max_position: float,
         max_angle: float,
         reward: str = "classic",
-        shaping_weight: float = 1.0,
+        # With 10 PPO and DQN learned about twice as fast as unshaped, with 1 no faster (3 seeds).
+        shaping_weight: float = 10.0,
         gamma: float = 0.99,
     ):
         if reward not in REWARDS:

@@ -14,8 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from latentgym.envs.cartpole import CartPoleEnv, CartPoleVectorEnv
 
-# Of the 600 x 400 picture: all but the upper and the lower 80 of the strip in which cart and pole
-# move is white.
+# Counted from the lower edge of Gymnasium's picture: the rows in which cart and pole are.
 STRIP_BOTTOM, STRIP_HEIGHT = 80, 160
 BLOCK = 4
 SHAPE = (STRIP_HEIGHT // BLOCK, 600 // BLOCK, 1)

@@ -140,8 +140,13 @@ def take(info: Mapping[str, Any], mask: np.ndarray) -> dict[str, Any]:
     }
 
 
+def shown(info: Mapping[str, Any], mask: np.ndarray) -> dict[str, Any]:
+    """Of infos of all rows, those of the rows in ``mask``, spread."""
+    return spread(take(info, mask), mask)
+
+
 def final_infos(
-    observations: np.ndarray, info: Mapping[str, Any], ended: np.ndarray
+    observations: np.ndarray, info: dict[str, Any], ended: np.ndarray
 ) -> dict[str, Any]:
     """What `AutoresetMode.SAME_STEP` tells of the episodes that a step ended.
 
@@ -156,7 +161,7 @@ def final_infos(
     return {
         "final_obs": final_obs,
         "_final_obs": ended.copy(),
-        "final_info": dict(info),
+        "final_info": info,
         "_final_info": ended.copy(),
     }
 
@@ -189,7 +194,7 @@ def _kind(value: Any) -> str:
         return f"an array of {value.dtype} {list(value.shape)}"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    return f"a {type(value).__name__}"
+    return type(value).__name__
 
 
 def generator(state: Mapping[str, Any]) -> np.random.Generator:
