@@ -10,10 +10,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """A frozen copy with batch norm folded into the convolutions before it, in channels_last.
+    """A frozen copy that runs faster, with the same outputs up to rounding.
 
-    Same outputs up to rounding. Folding happens inside ``nn.Sequential``; other modules are
-    copied as they are.
+    Batch norm is folded into the convolution before it, and the activation after that works in
+    place, which spares a fresh page of memory per value; all in channels_last. Both are done inside
+    ``nn.Sequential``, where no one else sees what is between two layers; other modules are copied
+    as they are.
     """
     network = _fold_inside(copy.deepcopy(network).eval())
     return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
@@ -32,8 +34,10 @@ def _fold_layers(layers: list[nn.Module]) -> list[nn.Module]:
         previous = folded[-1] if folded else None
         if isinstance(layer, nn.BatchNorm2d) and _is_plain_convolution(previous):
             folded[-1] = fuse_conv_bn_eval(previous, layer, transpose=previous.transposed)
-        else:
-            folded.append(layer)
+            continue
+        if type(layer) in (nn.ReLU, nn.LeakyReLU) and _is_plain_convolution(previous):
+            layer.inplace = True
+        folded.append(layer)
     return folded
 
 

@@ -17,6 +17,14 @@ _ENVIRONMENTS = {
     ),
     "LatentEditGoal-v0": ("latent_edit_goal:LatentEditGoal", dict(max_episode_steps=40)),
     "LatentEditPixels-v0": ("latent_edit_pixels:LatentEditPixels", dict(max_episode_steps=40)),
+    "latentgym/CartPole-v1": (
+        "cartpole:CartPole",
+        dict(max_episode_steps=500, reward_threshold=475),
+    ),
+    "latentgym/CartPolePixels-v1": (
+        "cartpole_pixels:CartPolePixels",
+        dict(max_episode_steps=500, reward_threshold=475),
+    ),
 }
 
 

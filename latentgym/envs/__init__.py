@@ -1,5 +1,7 @@
 """The environments, one file each; what they share is in `single` and `vector`."""
 
+from latentgym.envs.cartpole import CartPoleEnv, CartPoleVectorEnv
+from latentgym.envs.cartpole_pixels import CartPolePixelsEnv, CartPolePixelsVectorEnv
 from latentgym.envs.latent_edit import LatentEditEnv, LatentEditVectorEnv
 from latentgym.envs.latent_edit_continuous import (
     LatentEditContinuousEnv,
@@ -9,6 +11,10 @@ from latentgym.envs.latent_edit_goal import LatentEditGoalEnv, LatentEditGoalVec
 from latentgym.envs.latent_edit_pixels import LatentEditPixelsEnv, LatentEditPixelsVectorEnv
 
 __all__ = [
+    "CartPoleEnv",
+    "CartPolePixelsEnv",
+    "CartPolePixelsVectorEnv",
+    "CartPoleVectorEnv",
     "LatentEditContinuousEnv",
     "LatentEditContinuousVectorEnv",
     "LatentEditEnv",

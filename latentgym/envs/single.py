@@ -11,7 +11,7 @@ import torch
 
 from gan_backbones import AttributeSchema, Backbone
 from latentgym.core import COMPONENTS, EVERY, EditCore
-from latentgym.envs.options import check_keys, read_action, read_options
+from latentgym.envs.reading import check_state, generator, read_action, read_options
 from latentgym.interfaces import DISCRETE, Interface
 from latentgym.rendering import EditView, Window, draw_frame
 from latentgym.task import EditTask
@@ -139,12 +139,7 @@ class EditEnv(gym.Env):
         The step limit that ``gym.make`` applies counts in its own wrapper and is not part of it.
         """
         self._check_begun("get_state")
-        return {
-            "core": self.core.get_state(),
-            "random": self.np_random.bit_generator.state,
-            "steps": self._steps,
-            "return": self._return,
-        }
+        return self._state()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`get_state` of an environment with the same arguments gave.
@@ -152,9 +147,10 @@ class EditEnv(gym.Env):
         Raises:
             ValueError: not such a state; nothing is changed then.
         """
-        check_keys(state, ("core", "random", "steps", "return"))
+        check_state(state, self._state())
+        rng = generator(state["random"])
         self.core.set_state(state["core"])
-        self.np_random.bit_generator.state = state["random"]
+        self.np_random = rng
         self._steps, self._return = state["steps"], state["return"]
         self._begun = True
 
@@ -201,6 +197,14 @@ class EditEnv(gym.Env):
         if self._window is not None:
             self._window.close()
             self._window = None
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "core": self.core.get_state(),
+            "random": self.np_random.bit_generator.state,
+            "steps": self._steps,
+            "return": self._return,
+        }
 
     def _check_begun(self, method: str) -> None:
         if not self._begun:

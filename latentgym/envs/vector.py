@@ -8,18 +8,16 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from gan_backbones import Backbone
 from latentgym.core import EVERY, EditCore, Rows
-from latentgym.envs.options import check_keys, one_line, read_action, read_options
+from latentgym.envs import vectorising
+from latentgym.envs.reading import check_state, generator, one_line, read_action, read_options
 from latentgym.interfaces import DISCRETE, Interface
 from latentgym.rendering import tile
 from latentgym.task import EditTask
-
-NEVER = np.iinfo(np.int64).max
 
 
 class EditVectorEnv(VectorEnv):
@@ -76,8 +74,7 @@ class EditVectorEnv(VectorEnv):
         self.single_action_space = self.interface.action_space(self.core)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        unlimited = max_episode_steps is None or max_episode_steps < 0
-        self._limit = NEVER if unlimited else max_episode_steps
+        self._limit = vectorising.step_limit(max_episode_steps)
         self._rngs: list[np.random.Generator] | None = None
         self._begun = False
         self._steps = np.zeros(num_envs, dtype=np.int64)
@@ -104,7 +101,7 @@ class EditVectorEnv(VectorEnv):
         """
         latents, target = read_options(self.core, options, self.num_envs)
         mask = self._read_mask(options)
-        self._seed(seed, mask)
+        self._rngs = vectorising.seed_rows(self._rngs, seed, mask)
         self._begin(mask, latents, target)
         self._begun = True
         rows = self._rows(mask)
@@ -121,13 +118,8 @@ class EditVectorEnv(VectorEnv):
         """
         if not self._begun:
             raise gym.error.ResetNeeded("call reset before step")
-        if self.autoreset_mode == AutoresetMode.DISABLED and self._ended.any():
-            raise gym.error.ResetNeeded(
-                f"rows {np.flatnonzero(self._ended).tolist()} have ended: reset them with "
-                "options={'reset_mask': mask}"
-            )
+        resetting = vectorising.rows_to_reset(self.autoreset_mode, self._ended)
         actions = self._read_actions(actions)
-        resetting = self._ended & (self.autoreset_mode == AutoresetMode.NEXT_STEP)
         moving = ~resetting
         self._begun = False  # until this has gone well
         rows = self._rows(moving)
@@ -164,12 +156,7 @@ class EditVectorEnv(VectorEnv):
         """All that the edits are: plain dicts, lists, numbers and arrays, fit for pickling."""
         if not self._begun:
             raise gym.error.ResetNeeded("call reset before get_state")
-        return {
-            "core": self.core.get_state(),
-            "random": [rng.bit_generator.state for rng in self._rngs],
-            "steps": self._steps.copy(),
-            "ended": self._ended.copy(),
-        }
+        return self._state()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`get_state` of an environment with the same arguments gave.
@@ -177,11 +164,10 @@ class EditVectorEnv(VectorEnv):
         Raises:
             ValueError: not such a state; nothing is changed then.
         """
-        check_keys(state, ("core", "random", "steps", "ended"))
+        check_state(state, self._state())
+        rngs = [generator(saved) for saved in state["random"]]
         self.core.set_state(state["core"])
-        self._rngs = [seeding.np_random()[0] for _ in state["random"]]
-        for rng, saved in zip(self._rngs, state["random"], strict=True):
-            rng.bit_generator.state = saved
+        self._rngs = rngs
         self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
         self._begun = True
 
@@ -192,6 +178,15 @@ class EditVectorEnv(VectorEnv):
         return tile(self.core.images(self.core.latents))
 
     # Inside -------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        rngs = self._rngs or [np.random.default_rng()] * self.num_envs
+        return {
+            "core": self.core.get_state(),
+            "random": [rng.bit_generator.state for rng in rngs],
+            "steps": self._steps.copy(),
+            "ended": self._ended.copy(),
+        }
 
     def _begin(
         self,
@@ -320,36 +315,8 @@ class EditVectorEnv(VectorEnv):
             raise ValueError(f"actions are {described}; expected a tensor {kind} {space.shape}")
         return actions.to(self.core.device)
 
-    def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
-        if isinstance(seed, (int, np.integer)):
-            seeds = [int(seed) + row for row in range(self.num_envs)]
-        else:
-            seeds = (
-                [None] * self.num_envs
-                if seed is None
-                else [s if s is None else int(s) for s in seed]
-            )
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed has {len(seeds)} values; expected num_envs={self.num_envs}")
-        if self._rngs is None:
-            self._rngs = [seeding.np_random(s)[0] for s in seeds]
-        for row in np.flatnonzero(mask):
-            if seeds[row] is not None:
-                self._rngs[row] = seeding.np_random(seeds[row])[0]
-
     def _read_mask(self, options: dict[str, Any] | None) -> np.ndarray:
         mask = (options or {}).get("reset_mask")
-        if mask is None:
-            return np.ones(self.num_envs, dtype=np.bool_)
         if self.tensors and isinstance(mask, torch.Tensor):
-            mask = mask.cpu().numpy()
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f"options['reset_mask'] is {one_line(mask)}; expected a bool array")
-        if mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(
-                f"options['reset_mask'] is {one_line(mask)}; expected shape ({self.num_envs},) "
-                "with at least one True"
-            )
-        if self._rngs is None and not mask.all():
-            raise gym.error.ResetNeeded("the first reset must begin all rows, without reset_mask")
-        return mask
+            options = {"reset_mask": mask.cpu().numpy()}
+        return vectorising.read_mask(options, self.num_envs, self._rngs is not None)

@@ -1,4 +1,4 @@
-"""Reading what users pass to `reset` and `set_state`, with one clear line where it is wrong."""
+"""Reading what users pass, with one clear line where it is wrong."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import seeding
 
 from latentgym.core import EditCore
 
@@ -65,11 +66,45 @@ def read_action(space: spaces.Space, action: Any) -> np.ndarray:
     raise ValueError(f"{subject} {one_line(action)}; allowed: {space}")
 
 
-def check_keys(state: Any, keys: tuple[str, ...]) -> None:
-    """Raise a ValueError unless ``state`` is a mapping with exactly these keys."""
-    if not isinstance(state, Mapping) or set(state) != set(keys):
-        found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-        raise ValueError(f"state is {found}; expected a dict of {sorted(keys)}")
+def check_state(state: Any, expected: Mapping[str, Any]) -> None:
+    """Refuse what is no saved state of this environment.
+
+    Args:
+        state: what was given.
+        expected: a state of this environment, to compare with: same keys, arrays of the same
+            shapes and kinds, lists of the same lengths, other values of the same types.
+
+    Raises:
+        ValueError: the first difference.
+    """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state is {one_line(state)}; expected a dict of get_state()")
+    if state.keys() != expected.keys():
+        raise ValueError(
+            f"state has the keys {sorted(map(str, state))}; expected {sorted(expected)}"
+        )
+    for key, value in expected.items():
+        given = state[key]
+        if _kind(given) != _kind(value):
+            raise ValueError(f"state[{key!r}] is {_kind(given)}; expected {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} {list(value.shape)}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return type(value).__name__
+
+
+def generator(state: Mapping[str, Any]) -> np.random.Generator:
+    """A random generator that goes on from a saved ``bit_generator.state``."""
+    rng, _ = seeding.np_random()
+    try:
+        rng.bit_generator.state = state
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"no state of a random generator: {one_line(state)}") from error
+    return rng
 
 
 def one_line(value: object) -> str:

@@ -1,0 +1,191 @@
+"""`latentgym/CartPolePixels-v1`: CartPole seen as the difference of two pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.classic_control import cartpole as classic
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from latentgym.envs.cartpole import CartPoleEnv, CartPoleVectorEnv
+
+# Counted from the lower edge of Gymnasium's picture: the rows in which cart and pole are.
+STRIP_BOTTOM, STRIP_HEIGHT = 80, 160
+BLOCK = 4
+SHAPE = (STRIP_HEIGHT // BLOCK, 600 // BLOCK, 1)
+NO_CHANGE = 128
+
+
+class CartPolePixelsEnv(CartPoleEnv):
+    """## Description
+
+    The cart-pole of :class:`CartPoleEnv`, seen rather than measured: the agent is shown how the
+    picture changed in the last step, and has to make out from it where cart and pole are and how
+    they move. A classic exercise for convolutional networks.
+
+    ## Action Space
+
+    `Discrete(2)`: 0 pushes the cart to the left, 1 to the right.
+
+    ## Observation Space
+
+    A uint8 `Box` of shape `(40, 150, 1)`, height, width and one grey channel, as convolutional
+    policies such as Stable-Baselines3's `CnnPolicy` take it. A pixel is
+
+        128 + (now - before) // 2
+
+    where `now` and `before` are its grey values, 0 to 255, in the pictures after and before the
+    last step: 128 where nothing changed, more where it became lighter, less where darker. After
+    `reset` all pixels are 128.
+
+    The pictures are Gymnasium's, 600 x 400, cropped to the 160 rows from the 160th on in which cart
+    and pole are, and reduced to the mean, rounded down, of each block of 4 x 4 pixels. Grey is the
+    green channel: 255 for the background, 152 for the pole, 0 for the cart. Gymnasium draws at
+    whole pixels (a pixel is 0.008 units of position), so what moves by less does not show.
+
+    ## Rewards
+
+    As in :class:`CartPoleEnv`: `reward="classic"` or `"shaped"`.
+
+    ## Starting State
+
+    As in :class:`CartPoleEnv`.
+
+    ## Episode End
+
+    As in :class:`CartPoleEnv`; the step limit is 500 by default.
+
+    ## Info
+
+    As in :class:`CartPoleEnv`.
+
+    ## Arguments
+
+    Those of :class:`CartPoleEnv`. `render` shows Gymnasium's whole picture.
+
+    ## Version History
+
+    - v1: first version.
+    """  # noqa: D415
+
+    def __init__(self, render_mode: str | None = None, **reward: Any):
+        super().__init__(render_mode, **reward)
+        self.observation_space = observation_space()
+        self._camera = Camera()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a new episode; see :meth:`CartPoleEnv.reset`."""
+        _, info = super().reset(seed=seed, options=options)
+        self._picture = self._camera.picture(self.state)
+        return difference(self._picture, self._picture), info
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Push the cart; see :meth:`CartPoleEnv.step`."""
+        _, reward, terminated, truncated, info = super().step(action)
+        before, self._picture = self._picture, self._camera.picture(self.state)
+        return difference(before, self._picture), reward, terminated, truncated, info
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continue a saved episode; see :meth:`CartPoleEnv.set_state`."""
+        super().set_state(state)
+        self._picture = self._camera.picture(self.state)
+
+
+class CartPolePixelsVectorEnv(CartPoleVectorEnv):
+    """Many cart-poles seen from pixels: see :class:`CartPolePixelsEnv`.
+
+    Arguments and rows are as in :class:`CartPoleVectorEnv`: row ``i`` equals a single environment
+    exactly.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **reward: Any,
+    ):
+        super().__init__(num_envs, max_episode_steps, autoreset_mode, render_mode, **reward)
+        self.single_observation_space = observation_space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._camera = Camera()
+        self._pictures = np.zeros((num_envs, *SHAPE), dtype=np.uint8)
+        self._seen = np.zeros((num_envs, *SHAPE), dtype=np.uint8)
+
+    def get_state(self) -> dict[str, Any]:
+        """All that the episodes' future depends on; see :meth:`CartPoleVectorEnv.get_state`."""
+        return super().get_state() | {"observations": self._seen.copy()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continue saved episodes; see :meth:`CartPoleVectorEnv.set_state`."""
+        super().set_state(state)
+        for row in range(self.num_envs):
+            self._pictures[row] = self._camera.picture(self.state[:, row])
+        self._seen = state["observations"].copy()
+
+    def _move(self, actions: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ends = super()._move(actions, moved)
+        for row in np.flatnonzero(moved):
+            picture = self._camera.picture(self.state[:, row])
+            self._seen[row] = difference(self._pictures[row], picture)
+            self._pictures[row] = picture
+        return ends
+
+    def _begin(self, mask: np.ndarray, *bounds: float) -> None:
+        super()._begin(mask, *bounds)
+        for row in np.flatnonzero(mask):
+            self._pictures[row] = self._camera.picture(self.state[:, row])
+        self._seen[mask] = NO_CHANGE
+
+    def _observations(self) -> np.ndarray:
+        return self._seen.copy()
+
+
+def observation_space() -> spaces.Box:
+    """The space of one observation."""
+    return spaces.Box(0, 255, SHAPE, np.uint8)
+
+
+def difference(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """How a grey picture changed, uint8: `NO_CHANGE` where it did not."""
+    return (NO_CHANGE + (now.astype(np.int16) - before) // 2).astype(np.uint8)
+
+
+class Camera:
+    """Gymnasium's drawing of a cart-pole, reduced to what the agent compares."""
+
+    def __init__(self):
+        # In a mode unknown to it, Gymnasium draws, but does not copy the picture, which would take
+        # most of the time. Drawn from the bottom up, a lower picture lacks but its empty top.
+        self._drawing = classic.CartPoleEnv(render_mode="surface")
+        self._drawing.screen_height = STRIP_BOTTOM + STRIP_HEIGHT
+
+    def picture(self, state: np.ndarray) -> np.ndarray:
+        """The grey picture of a state, uint8 `SHAPE`."""
+        try:
+            import pygame
+        except ImportError as error:
+            raise DependencyNotInstalled(
+                "pygame is not installed; run `pip install pygame-ce`"
+            ) from error
+        drawing = self._drawing
+        if drawing.screen is None:  # Gymnasium would initialise a display, which may not be there
+            size = (drawing.screen_width, drawing.screen_height)
+            drawing.screen = pygame.Surface(size, depth=32)
+        drawing.state = state
+        drawing.render()
+        grey = pygame.surfarray.pixels_green(drawing.screen)[:, :STRIP_HEIGHT].T.astype(np.uint16)
+        rows = sum(grey[i::BLOCK] for i in range(BLOCK))  # far faster than numpy's sum over an axis
+        blocks = sum(rows[:, i::BLOCK] for i in range(BLOCK))
+        return (blocks // BLOCK**2).astype(np.uint8)[..., None]
+
+    def __reduce__(self):
+        return Camera, ()  # what is drawn on cannot be pickled
