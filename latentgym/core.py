@@ -6,7 +6,7 @@ The single environment is this core with one row, the vector environment with n 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -136,11 +136,9 @@ class EditCore:
         self.nudges = task.delta * torch.stack([self.directions, -self.directions], 1).flatten(0, 1)
         self.attribute_columns = AttributeColumns(self.columns, self.device)
         self.evaluations = 0
-        self._forward = self._eager_forward
+        self._compiled: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None
         if task.compile:
-            self._forward = torch.compile(
-                self._eager_forward, dynamic=False, options={"freezing": True}
-            )
+            self._compiled = torch.compile(self._forward, dynamic=False, options={"freezing": True})
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -163,10 +161,6 @@ class EditCore:
         self._realism_bar = zeros()
         self._potential = torch.zeros(len(COMPONENTS), count, device=self.device)
         self._weights = torch.tensor([[getattr(task, name)] for name in WEIGHTS]).to(zeros())
-        # What of the previous potential a reward takes off: all, but for an absolute term.
-        self._taken_off = torch.ones(len(COMPONENTS), 1, device=self.device)
-        if task.attribute_reward == "absolute":
-            self._taken_off[COMPONENTS.index("attributes")] = 0.0
 
     # Episodes -----------------------------------------------------------------------------------
 
@@ -273,6 +267,19 @@ class EditCore:
         else:
             self._finite &= torch.isfinite(total)
         return assessment
+
+    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The networks' images, realism logits and attribute logits, of at most `MAX_IMAGES`."""
+        forward = self._forward
+        # Every other size than the usual, and gradients, would be compiled anew.
+        usual = len(latents) == min(self.count, MAX_IMAGES) and not torch.is_grad_enabled()
+        if self._compiled is not None and usual:
+            forward = self._compiled
+        if not self.task.bf16:
+            return forward(latents)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            images, realism, logits = forward(latents)
+        return images.float(), realism.float(), logits.float()
 
     def raise_unless_finite(self) -> None:
         """Raise a FloatingPointError if any score since the last call was not finite."""
@@ -441,9 +448,7 @@ class EditCore:
     def _assess_chunk(
         self, latents: torch.Tensor, starts: torch.Tensor | None, judge: bool
     ) -> Assessment:
-        # Compiled for the usual batch alone: every other size would be compiled anew.
-        usual = len(latents) == min(self.count, MAX_IMAGES) and not torch.is_grad_enabled()
-        images, realism, logits = (self._forward if usual else self._eager_forward)(latents)
+        images, realism, logits = self.forward(latents)
         self._check_shapes(len(latents), images, realism, logits)
         likeness = torch.zeros_like(realism)
         if starts is not None:
@@ -456,19 +461,7 @@ class EditCore:
             _to_uint8(images) if self._draws else None,
         )
 
-    def _eager_forward(
-        self, latents: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The networks' images, realism logits and attribute logits of one chunk."""
-        if self.task.bf16:
-            with torch.autocast(self.device.type, torch.bfloat16):
-                images, realism, logits = self._networks_forward(latents)
-            return images.float(), realism.float(), logits.float()
-        return self._networks_forward(latents)
-
-    def _networks_forward(
-        self, latents: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         images = self.networks["generator"](latents)
         if "discriminator" in self.networks:
             realism = self.networks["discriminator"](images)
@@ -504,7 +497,10 @@ class EditCore:
         """Step on to the current images: what they pay beyond what the previous ones did."""
         resting = self.reached(now, rows)
         after = self._weighted(now, rows, resting)
-        rewards = after - self._potential[:, rows] * self._taken_off
+        rewards = after - self._potential[:, rows]
+        if self.task.attribute_reward == "absolute":
+            attributes = COMPONENTS.index("attributes")
+            rewards[attributes] = after[attributes]
         self._potential[:, rows] = after
         self.resting[rows] = resting
         return rewards

@@ -40,7 +40,9 @@ class AttributeColumns:
         for row, part in enumerate(slices):
             padded[row, : sizes[row]] = torch.arange(part.start, part.stop)
         self._padded = padded.to(device)
-        self._unpadded = (padded.flatten() < padding).nonzero().squeeze(1).to(device)
+        self._attributes = (
+            torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
+        )
         self.starts = torch.tensor([part.start for part in slices], device=device)
         self.same_attribute = torch.block_diag(*[torch.ones(size, size) for size in sizes]).to(
             device
@@ -49,10 +51,8 @@ class AttributeColumns:
     def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Softmax within each attribute: logits ``[N, K]`` to log-probabilities ``[N, K]``."""
         # Not log_softmax, which wakes all threads even for one row.
-        padded = self._pad(logits)
-        shifted = padded - padded.detach().amax(dim=2, keepdim=True)
-        normalised = shifted - shifted.exp().sum(dim=2, keepdim=True).log()
-        return normalised.flatten(1)[:, self._unpadded].clamp(min=LOG_FLOOR)
+        totals = torch.logsumexp(self._pad(logits), dim=2)
+        return (logits - totals[:, self._attributes]).clamp(min=LOG_FLOOR)
 
     def labels(self, values: torch.Tensor) -> torch.Tensor:
         """The index of each attribute's greatest value: ``[N, K]`` to int64 ``[N, A]``."""

@@ -12,9 +12,14 @@ from gan_backbones.datasets import DatasetError
 from latentgym.cli.backbones import benchmark_backbone, train_backbone
 from latentgym.cli.choices import benchmark_choices
 from latentgym.cli.edits import demo, train
+from latentgym.cli.throughput import benchmark_throughput
 
 COMMANDS = {"demo": demo, "train": train, "train-backbone": train_backbone}
-BENCHMARKS = {"backbone": benchmark_backbone, "choices": benchmark_choices}
+BENCHMARKS = {
+    "backbone": benchmark_backbone,
+    "choices": benchmark_choices,
+    "throughput": benchmark_throughput,
+}
 
 DESCRIPTION = f"""Steering a frozen image generator as a reinforcement-learning task.
 
@@ -27,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> None:
     commands, prog, description = COMMANDS, "latentgym", DESCRIPTION
     if args[:1] == ["benchmark"]:
         commands, prog, args = BENCHMARKS, "latentgym benchmark", args[1:]
-        description = "Measure a backbone, or what the task's settings do."
+        description = "Measure a backbone, what the task's settings do, or the environments' speed."
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, description=description, args=args

@@ -92,7 +92,7 @@ class LatentEditEnv(EditEnv):
     | `identity_weight` | 0.0 | see Rewards |
     | `success_bonus` | 5.0 | see Rewards |
     | `terminate_on_success` | `False` | see Episode End |
-    | `bf16` | `False` | compute in bfloat16: about twice as fast where the processor has it, good enough to train in; scores are off by some hundredths |
+    | `bf16` | `False` | compute in bfloat16: about twice as fast where the processor has it, good enough to train in; scores are off by some hundredths, a probability by up to a tenth |
     | `compile` | `False` | compile the networks with `torch.compile`: some seconds once, then faster |
     | `device` | `"cpu"` | where the networks run |
     | `render_mode` | `None` | `"human"` or `"rgb_array"` |

@@ -102,6 +102,7 @@ class EditVectorEnv(VectorEnv):
         latents, target = read_options(self.core, options, self.num_envs)
         mask = self._read_mask(options)
         self._rngs = vectorising.seed_rows(self._rngs, seed, mask)
+        self._begun = False  # until this has gone well
         self._begin(mask, latents, target)
         self._begun = True
         rows = self._rows(mask)
@@ -116,6 +117,38 @@ class EditVectorEnv(VectorEnv):
                 ended, in `AutoresetMode.DISABLED`.
             FloatingPointError: a network returned a value that is not finite.
         """
+        # Without tensors that leave, nothing need be kept for autograd, which saves some time.
+        with torch.inference_mode(not self.tensors):
+            return self._step(actions)
+
+    def get_state(self) -> dict[str, Any]:
+        """All that the edits are: plain dicts, lists, numbers and arrays, fit for pickling."""
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before get_state")
+        return self._state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`get_state` of an environment with the same arguments gave.
+
+        Raises:
+            ValueError: not such a state; nothing is changed then.
+        """
+        check_state(state, self._state())
+        rngs = [generator(saved) for saved in state["random"]]
+        self.core.set_state(state["core"])
+        self._rngs = rngs
+        self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
+        self._begun = True
+
+    def render(self) -> np.ndarray | None:
+        """All current images as one picture uint8 ``[H, W, 3]``."""
+        if self.render_mode is None:
+            return None
+        return tile(self.core.images(self.core.latents))
+
+    # Inside -------------------------------------------------------------------------------------
+
+    def _step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         if not self._begun:
             raise gym.error.ResetNeeded("call reset before step")
         resetting = vectorising.rows_to_reset(self.autoreset_mode, self._ended)
@@ -151,33 +184,6 @@ class EditVectorEnv(VectorEnv):
             self._flags(truncations),
             infos,
         )
-
-    def get_state(self) -> dict[str, Any]:
-        """All that the edits are: plain dicts, lists, numbers and arrays, fit for pickling."""
-        if not self._begun:
-            raise gym.error.ResetNeeded("call reset before get_state")
-        return self._state()
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`get_state` of an environment with the same arguments gave.
-
-        Raises:
-            ValueError: not such a state; nothing is changed then.
-        """
-        check_state(state, self._state())
-        rngs = [generator(saved) for saved in state["random"]]
-        self.core.set_state(state["core"])
-        self._rngs = rngs
-        self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
-        self._begun = True
-
-    def render(self) -> np.ndarray | None:
-        """All current images as one picture uint8 ``[H, W, 3]``."""
-        if self.render_mode is None:
-            return None
-        return tile(self.core.images(self.core.latents))
-
-    # Inside -------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
         rngs = self._rngs or [np.random.default_rng()] * self.num_envs
@@ -319,4 +325,4 @@ class EditVectorEnv(VectorEnv):
         mask = (options or {}).get("reset_mask")
         if self.tensors and isinstance(mask, torch.Tensor):
             options = {"reset_mask": mask.cpu().numpy()}
-        return vectorising.read_mask(options, self.num_envs, self._rngs is not None)
+        return vectorising.read_mask(options, self.num_envs, self._begun)
