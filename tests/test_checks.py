@@ -169,7 +169,7 @@ def test_gymnasiums_vector_environment(name, mode):
         warnings.simplefilter("always")
         assert check_vector_env(env) is None
     messages = [str(warning.message) for warning in caught]
-    assert len(messages) == (mode == DISABLED), messages
+    assert not messages or mode == DISABLED
     assert all("reset removed 'reset_mask' from the caller's options" in m for m in messages)
     env.step(env.action_space.sample())  # not closed, and begun anew
     env.close()
@@ -204,6 +204,8 @@ def test_what_the_defects_are_made_of_has_none(num_envs, single, mode):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_vector_env(Walks(num_envs, autoreset_mode=mode), single)
+        one_step = Walks(num_envs, max_episode_steps=1, autoreset_mode=mode)
+        check_vector_env(one_step, single and (lambda: TimeLimit(Walk(), 1)))
 
 
 # Broken environments ------------------------------------------------------------------------------
@@ -285,9 +287,7 @@ class NestedInfoWithoutMask(Walks):
         return super().infos(mask) | {"at": {"x": self.positions.copy()}}
 
 
-@defect(
-    r"step \d: infos\['at'\]\['_side'\] is True in row \d; expected False, as in the mask around it$"
-)
+@defect(r"step \d: infos\['at'\]\['_side'\] is True in row \d; expected False, as in the mask")
 class NestedMaskIsWider(Walks):
     def infos(self, mask):
         infos = super().infos(mask)
@@ -305,6 +305,15 @@ class IntegerMask(Walks):
 class SeedIgnored(Walks):
     def seed(self, seed, mask):
         self.rngs = [np.random.default_rng() for _ in range(self.num_envs)]
+
+
+@defect(r"the same seed must give the same rollout: reset\(seed=0\): infos\['n'\]\[0\] is \d+, ")
+class InfosCountOn(Walks):
+    count = 0
+
+    def infos(self, mask):
+        self.count += 1
+        return super().infos(mask) | {"n": np.full(3, self.count), "_n": mask.copy()}
 
 
 @defect(r"the seed must decide the start: 20 seeds gave one start; expected several")
@@ -480,6 +489,17 @@ class MaskedResetRestartsAllClocks(Walks):
     def begin(self, mask):
         super().begin(mask)
         self.steps[:] = 0 if mask.any() else self.steps
+
+
+@defect("DISABLED: reset must leave rows .*: reset.seed=None, .*: observation.0. is", DISABLED)
+class MaskedResetMovesTheNextStart(Walks):
+    def seed(self, seed, mask):
+        super().seed(seed, mask)
+        self.moved = self.moved if seed is None else ~mask
+
+    def begin(self, mask):
+        super().begin(mask)
+        self.positions[mask & self.moved] += 0.01
 
 
 @defect("DISABLED: reset must begin the rows of reset_mask anew: reset.*: observation", DISABLED)
@@ -671,6 +691,24 @@ def test_defects_are_caught(broken, match, mode, single):
     with pytest.raises(AssertionError, match=f"^{match}") as caught:
         check_vector_env(env, single)
     assert "\n" not in str(caught.value)
+
+
+def test_an_ignored_mask_in_episodes_of_one_step():
+    with pytest.raises(
+        AssertionError, match=r"^DISABLED: reset must leave rows outside reset_mask"
+    ):
+        check_vector_env(MaskIgnored(max_episode_steps=1, autoreset_mode=DISABLED))
+
+
+def test_a_mask_that_is_removed_from_the_options_is_a_warning():
+    class MaskRemoved(Walks):
+        def reset(self, *, seed=None, options=None):
+            result = super().reset(seed=seed, options=options)
+            (options or {}).pop("reset_mask", None)
+            return result
+
+    with pytest.warns(UserWarning, match="reset removed 'reset_mask' from the caller's options"):
+        check_vector_env(MaskRemoved(autoreset_mode=DISABLED))
 
 
 def test_not_a_vector_environment():
