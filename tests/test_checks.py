@@ -685,6 +685,7 @@ class OtherActionSpace(Walks):
         self.action_space = batch_space(self.single_action_space, 3)
 
 
+@pytest.mark.filterwarnings("ignore:.*Casting input x")  # None is no observation
 @pytest.mark.parametrize(("broken", "match", "mode", "single"), DEFECTS)
 def test_defects_are_caught(broken, match, mode, single):
     env = broken() if broken is AutoresetModesDisagree else broken(autoreset_mode=mode)
