@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-__all__ = ["register_all"]
+from latentgym.checks import check_vector_env
+
+__all__ = ["check_vector_env", "register_all"]
 
 _ENVIRONMENTS = {
     "LatentEdit-v0": ("latent_edit:LatentEdit", dict(max_episode_steps=40)),
