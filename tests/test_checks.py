@@ -17,6 +17,11 @@ from latentgym import check_vector_env
 NEXT_STEP, SAME_STEP, DISABLED = AutoresetMode
 MODES = [NEXT_STEP, SAME_STEP, DISABLED]
 STEPS = 5
+LATENTGYM_IDS = [
+    env_id
+    for env_id, spec in gym.registry.items()
+    if str(spec.vector_entry_point).startswith("latentgym.")
+]
 
 
 # Correct environments -----------------------------------------------------------------------------
@@ -805,3 +810,12 @@ def test_nothing_else_is_touched():
         np.testing.assert_array_equal(one, other)
     assert not env.closed
     env.step(env.action_space.sample())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("env_id", LATENTGYM_IDS)
+def test_every_environment_of_this_package_passes(tiny_file, env_id, mode):
+    edits = env_id.startswith("LatentEdit")
+    task = {"backbone": tiny_file, "max_episode_steps": 6, "terminate_on_success": True}
+    env = gym.make_vec(env_id, num_envs=3, autoreset_mode=mode, **(task if edits else {}))
+    check_vector_env(env, atol=1e-4)
