@@ -3,41 +3,56 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from gan_backbones import networks
+
 
 def fold(network: nn.Module) -> nn.Module:
-    """A frozen copy with batch norm folded into the convolutions before it, in channels_last.
+    """A frozen copy with batch norm folded into the convolutions before it.
 
-    Same outputs up to rounding. Folding happens inside ``nn.Sequential``; other modules are
-    copied as they are.
+    Same outputs up to rounding. Folding happens inside ``nn.Sequential``, whose layers keep their
+    places; other modules are copied as they are. Networks of :mod:`gan_backbones.networks` are
+    also laid out channels_last, which is faster.
     """
-    network = _fold_inside(copy.deepcopy(network).eval())
-    return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    network = copy_network(network).requires_grad_(False).eval()
+    for module in network.modules():
+        if type(module) is nn.Sequential:
+            _fold_layers(module)
+    # Others may call `.view` on activations, which this layout forbids.
+    if type(network).__module__ == networks.__name__:
+        network = network.to(memory_format=torch.channels_last)
+    return network
 
 
-def _fold_inside(module: nn.Module) -> nn.Module:
-    """Fold all that ``module`` contains; returns it, or what takes its place."""
-    for name, child in module.named_children():
-        setattr(module, name, _fold_inside(child))
-    return nn.Sequential(*_fold_layers(list(module))) if type(module) is nn.Sequential else module
+@torch.no_grad()  # or a TorchScript module's parameters become computed ones
+def copy_network(network: nn.Module) -> nn.Module:
+    """A deep copy, also of networks whose spectral or weight norm has just run.
+
+    Those leave computed weights behind that belong to an autograd graph, which ``deepcopy``
+    refuses.
+    """
+    computed = {
+        id(value): value.detach().clone()
+        for module in network.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(network, computed)
 
 
-def _fold_layers(layers: list[nn.Module]) -> list[nn.Module]:
-    folded: list[nn.Module] = []
-    for layer in layers:
-        previous = folded[-1] if folded else None
-        if isinstance(layer, nn.BatchNorm2d) and _is_plain_convolution(previous):
-            folded[-1] = fuse_conv_bn_eval(previous, layer, transpose=previous.transposed)
-        else:
-            folded.append(layer)
-    return folded
+def _fold_layers(layers: nn.Sequential) -> None:
+    for i, (layer, norm) in enumerate(itertools.pairwise(list(layers))):
+        if isinstance(norm, nn.BatchNorm2d) and _is_plain_convolution(layer):
+            layers[i] = fuse_conv_bn_eval(layer, norm, transpose=layer.transposed)
+            layers[i + 1] = nn.Identity()
 
 
-def _is_plain_convolution(module: nn.Module | None) -> bool:
+def _is_plain_convolution(module: nn.Module) -> bool:
     """Not one whose weight is recomputed at each pass, such as a spectral norm's."""
     plain = type(module) is nn.Conv2d or (type(module) is nn.ConvTranspose2d and module.groups == 1)
     return plain and not module._forward_pre_hooks
