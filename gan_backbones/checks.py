@@ -26,7 +26,8 @@ def check_backbone(backbone: Backbone, seed: int = 0) -> None:
     """Check all that environments and agents rely on; silent if it holds.
 
     To be run once, in the tests of whoever brings a backbone, in the manner of Gymnasium's
-    ``check_env``. It makes some 70 images. The rules:
+    ``check_env``. It makes some 50 images. Best on the CPU: GPUs that compute in TF32 round more
+    coarsely than is tolerated here. The rules:
 
     - ``latent_dim`` is a positive int; classifier and judge come with a schema and have one logit
       per variant.
@@ -152,36 +153,34 @@ def _check_function(
     def outputs_of(batch: torch.Tensor) -> torch.Tensor:
         return run(backbone, role, network, batch)
 
+    def check_equal(found: torch.Tensor, expected: torch.Tensor, how: str) -> None:
+        apart = (found - expected).abs().max().item()
+        if apart > allowed:
+            raise BackboneError(
+                f"the {role} {how} lie {apart:.2g} apart; expected at most {allowed:.2g}"
+            )
+
     given = inputs.clone()
     outputs = outputs_of(inputs)
+    allowed = TOLERANCE * outputs.abs().max().item()
     if not torch.equal(inputs, given):
         raise BackboneError(f"the {role} changes its inputs in place")
-    _check_equal(role, "is not deterministic: the same inputs again", outputs_of(given), outputs)
+    check_equal(outputs_of(given), outputs, "is not deterministic: outputs of the same inputs")
     companies: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "in reverse order": lambda batch: batch.flip(0),
-        "without some neighbours": lambda batch: batch[: COUNT // 3],
+        "in a smaller batch": lambda batch: batch[: COUNT // 3],
         "alone": lambda batch: batch[:1],
-        "alone, the last": lambda batch: batch[-1:],
     }
     for company, select in companies.items():
-        depends = f"depends on the rest of the batch: inputs {company}"
-        _check_equal(role, depends, outputs_of(select(given)), select(outputs))
+        depends = f"depends on the rest of the batch: outputs of inputs {company}"
+        check_equal(outputs_of(select(given)), select(outputs), depends)
     try:
         folded = fold(network)
     except Exception as error:
         raise BackboneError(f"the {role} cannot be copied: {error}") from error
     copied = run(backbone, role, folded, given)
-    _check_equal(role, "does not survive copying: a copy given the same inputs", copied, outputs)
+    check_equal(copied, outputs, "does not survive copying: outputs of a copy")
     return outputs
-
-
-def _check_equal(role: str, how: str, found: torch.Tensor, expected: torch.Tensor) -> None:
-    apart, largest = (found - expected).abs().max().item(), expected.abs().max().item()
-    if apart > TOLERANCE * largest:
-        raise BackboneError(
-            f"the {role} {how} give outputs {apart:.2g} apart; expected at most "
-            f"{TOLERANCE * largest:.2g}"
-        )
 
 
 def _check_lively(images: torch.Tensor) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -71,27 +73,36 @@ class TorchScriptNetwork(nn.Module):
             BackboneError: the file is damaged or no TorchScript.
         """
         try:
-            return cls.from_bytes(Path(path).read_bytes())
+            return cls._load(str(path))
         except (OSError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0].partition(". ")[0]
             raise BackboneError(f"{path}: damaged or not a TorchScript file ({reason})") from None
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> TorchScriptNetwork:
-        """Read a TorchScript file's content."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
-            return cls(torch.jit.load(io.BytesIO(data), map_location="cpu"))
-
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.script(inputs)
 
+    @classmethod
+    def _load(cls, source: str | io.BytesIO) -> TorchScriptNetwork:
+        with _without_deprecation():
+            return cls(torch.jit.load(source, map_location="cpu"))
+
+    @classmethod
+    def _unpickle(cls, data: bytes) -> TorchScriptNetwork:
+        return cls._load(io.BytesIO(data))
+
     def __reduce__(self):
         buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
+        with _without_deprecation():
             torch.jit.save(self.script, buffer)
-        return TorchScriptNetwork.from_bytes, (buffer.getvalue(),)
+        return TorchScriptNetwork._unpickle, (buffer.getvalue(),)
+
+
+@contextlib.contextmanager
+def _without_deprecation() -> Iterator[None]:
+    """TorchScript is deprecated, which is for those who write such files to know."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit")
+        yield
 
 
 class OnnxNetwork(nn.Module):

@@ -41,7 +41,7 @@ def read_manifest(path: str | Path) -> Backbone:
         raise BackboneError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise BackboneError(f"{path}: not a JSON file ({error})") from None
-    if not isinstance(arguments, dict) or "generator" not in arguments:
+    if not isinstance(arguments, dict) or arguments.get("generator") is None:
         raise BackboneError(f"{path}: not a manifest; expected a JSON object with a generator")
     return _wrap(path, arguments)
 

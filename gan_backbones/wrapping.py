@@ -77,7 +77,9 @@ def wrap(
     check_latent_dim(latent_dim)
     latent_shape = (latent_dim,) if latent_shape is None else _shape("latent_shape", latent_shape)
     if math.prod(latent_shape) != latent_dim:
-        raise ValueError(f"latent_shape is {latent_shape}; its product must be {latent_dim=}")
+        raise ValueError(
+            f"latent_shape is {latent_shape}; its product must be latent_dim, {latent_dim}"
+        )
     if image_shape is not None:
         image_shape = _shape("image_shape", image_shape)
     value_range = _range(value_range)
@@ -90,6 +92,8 @@ def wrap(
         if not isinstance(schema, Mapping):
             raise ValueError(f"schema is {schema!r}; expected a dict of attribute to variants")
         schema = AttributeSchema(schema)
+    if card is not None and not isinstance(card, Mapping):
+        raise ValueError(f"card is {card!r}; expected a dict")
 
     def judging(kind: type[nn.Module], role: str, network: Network | None, *settings: str):
         return None if network is None else kind(_own(role, network), value_range, *settings)
