@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
+from types import MethodType
 from typing import Any
 
 import torch
@@ -39,9 +40,9 @@ def wrap(
     """Make a backbone of networks that were not made for it.
 
     A network is an ``nn.Module`` (TorchScript too), a method of one, such as ``vae.decode``, or any
-    callable. Modules are copied, and the copies frozen and put in evaluation mode: yours stay as
-    they are. A function is called as it is, so what it uses inside must be in evaluation mode
-    already, and stays on its device.
+    other callable. Modules are copied, and the copies frozen and put in evaluation mode: yours stay
+    as they are. Other callables are used as they are: what they use inside must be in evaluation
+    mode already, and stays on its device.
 
     Two images are made to see whether all fits; `check_backbone` tests more.
 
@@ -162,16 +163,28 @@ class WrappedClassifier(nn.Module):
 
 
 class Function(nn.Module):
-    """A callable that is no module; if it is a method of one, that one is part of this."""
+    """A callable that is no module. Copies share it."""
 
     def __init__(self, function: Network):
         super().__init__()
         self.function = function
-        if isinstance(owner := getattr(function, "__self__", None), nn.Module):
-            self.owner = owner
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.function(inputs)
+
+    def __deepcopy__(self, memo):
+        return self  # what a function holds on to cannot be copied in general
+
+
+class Method(nn.Module):
+    """A method of a module, with that module as a part."""
+
+    def __init__(self, method: MethodType):
+        super().__init__()
+        self.owner, self.function = method.__self__, method.__func__
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.function(self.owner, inputs)
 
 
 def to_images(values: torch.Tensor, value_range: tuple[float, float]) -> torch.Tensor:
@@ -190,7 +203,11 @@ def _own(role: str, network: Network) -> nn.Module:
     """A module of ours to freeze, which does what ``network`` does."""
     if not callable(network):
         raise ValueError(f"{role} is {network!r}; expected an nn.Module or a callable")
-    network = copy_network(network if isinstance(network, nn.Module) else Function(network))
+    if isinstance(network, MethodType) and isinstance(network.__self__, nn.Module):
+        network = Method(network)
+    if not isinstance(network, nn.Module):
+        return Function(network)
+    network = copy_network(network)
     return TorchScriptNetwork(network) if isinstance(network, torch.jit.ScriptModule) else network
 
 

@@ -25,7 +25,7 @@ COLUMNS = LATENTS.reshape(-1, LATENT_DIM, 1, 1)
 def save_script(network, path, example=None):
     """Script or, given an example input, trace; then save."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
         how = torch.jit.script(network) if example is None else torch.jit.trace(network, example)
         torch.jit.save(how, str(path))
 

@@ -1,5 +1,6 @@
 import functools
 import pickle
+import threading
 import warnings
 
 import gymnasium as gym
@@ -198,6 +199,23 @@ def test_outputs_are_reshaped_to_images(form, channels):
     assert torch.equal(images, layer(LATENTS).tanh().reshape(-1, channels, 4, 5))
 
 
+def test_images_reach_the_networks_contiguous(generator):
+    def channels_last(z):
+        return eval_of(generator, z).contiguous(memory_format=torch.channels_last)
+
+    classifier = nn.Sequential(nn.Identity(), seeded(ConvClassifier))
+    flat = seeded(nn.Linear, 192, 1)
+    backbone = wrap(
+        channels_last,
+        LATENT_DIM,
+        latent_shape=COLUMN,
+        classifier=classifier,
+        discriminator=lambda images: flat(images.view(-1, 192)),
+        schema=DIGITS,
+    )
+    check_backbone(backbone)
+
+
 @pytest.mark.parametrize("shape", [COLUMN, (2, 3), (1, 2, 3), (LATENT_DIM,)], ids=str)
 def test_latents_of_any_shape(shape):
     shapes = []
@@ -264,6 +282,18 @@ def test_a_method_brings_its_module():
         vae.decoder[0].weight.add_(1)
     assert torch.equal(backbone.generator(LATENTS), before)
     assert next(backbone.to("meta").generator.parameters()).device.type == "meta"
+
+
+def test_a_callable_that_cannot_be_copied():
+    class Locked:
+        def __init__(self):
+            self.lock, self.vae = threading.Lock(), seeded(VAE).eval()
+
+        def __call__(self, z):
+            with self.lock:
+                return self.vae.decode(z)
+
+    check_backbone(wrap(Locked(), **FLAT))
 
 
 def test_torchscript_is_a_module_like_others(generator):
