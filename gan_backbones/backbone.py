@@ -20,7 +20,7 @@ ROLES = ("generator", "discriminator", "classifier", "judge")
 
 
 class BackboneError(ValueError):
-    """A backbone cannot be found or read; the message names it and says what is wrong."""
+    """A backbone cannot be found, read or used; the message says what is wrong."""
 
 
 @dataclass(eq=False)
@@ -28,7 +28,8 @@ class Backbone:
     """A frozen generator with all that judges its images.
 
     The networks are put in evaluation mode and frozen. Any ``nn.Module`` with the stated
-    inputs and outputs will do; those of :mod:`gan_backbones.networks` can also be saved.
+    inputs and outputs will do, and `gan_backbones.wrap` adapts others; those of
+    :mod:`gan_backbones.networks` can also be saved.
 
     Attributes:
         generator: latents float32 ``[N, latent_dim]`` to images float32 ``[N, C, H, W]`` in

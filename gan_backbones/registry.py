@@ -9,8 +9,12 @@ from pathlib import Path
 import torch
 
 from gan_backbones.backbone import Backbone, BackboneError
+from gan_backbones.graph_files import GRAPH_ENDINGS
+from gan_backbones.manifest import read_generator, read_manifest
 
 ENTRY_POINT_GROUP = "latentgym.backbones"
+
+FILE_ENDINGS = (".safetensors", ".json", *GRAPH_ENDINGS)
 
 _SHIPPED = Path(__file__).parent / "weights"
 _factories: dict[str, Callable[[], Backbone]] = {}
@@ -23,14 +27,16 @@ def register(name: str, factory: Callable[[], Backbone]) -> None:
     ``latentgym.backbones`` whose name is the backbone's and whose object is the factory.
 
     Args:
-        name: any text without a path separator or the ending ``.safetensors``.
+        name: any text without a path separator or the ending of a file that `load` reads.
         factory: called without arguments at each load.
 
     Raises:
         ValueError: a name that would read as a path.
     """
     if _looks_like_path(name):
-        raise ValueError(f"name {name!r} looks like a path; choose one without / or .safetensors")
+        raise ValueError(
+            f"name {name!r} looks like a path; choose one without / or {', '.join(FILE_ENDINGS)}"
+        )
     _factories[name] = factory
 
 
@@ -41,15 +47,19 @@ def list_backbones() -> list[str]:
 
 
 def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Backbone:
-    """Load a backbone by name, or from a file that :meth:`Backbone.save` wrote.
+    """Load a backbone by name or from a file.
 
     Args:
-        name_or_path: a name of :func:`list_backbones`, or a path ending in ``.safetensors``.
+        name_or_path: a name of :func:`list_backbones`, or a path: a ``.safetensors`` file that
+            :meth:`Backbone.save` wrote; a ``.json`` manifest (see `read_manifest`), which names
+            TorchScript and ONNX files; or one of those, ``.onnx``, ``.ts`` or ``.pt``, for a
+            generator alone.
         device: where its networks go.
 
     Raises:
         BackboneError: no such name (the message lists those there are), or a missing or damaged
             file.
+        ModuleNotFoundError: an ONNX file, and ONNX Runtime is not installed.
     """
     name = str(name_or_path)
     if name in _factories:
@@ -59,13 +69,21 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Backbo
     elif name in (plugins := _plugins()):
         backbone = plugins[name].load()()
     elif _looks_like_path(name):
-        backbone = Backbone.read(name)
+        backbone = _read(Path(name))
     else:
         raise BackboneError(
             f"unknown backbone {name!r}; known: {', '.join(list_backbones())}, "
-            "or a path to a .safetensors file"
+            f"or a path to a file that ends in {', '.join(FILE_ENDINGS)}"
         )
     return backbone.to(device)
+
+
+def _read(path: Path) -> Backbone:
+    if path.suffix == ".json":
+        return read_manifest(path)
+    if path.suffix in GRAPH_ENDINGS:
+        return read_generator(path)
+    return Backbone.read(path)
 
 
 def _plugins():
@@ -73,4 +91,4 @@ def _plugins():
 
 
 def _looks_like_path(name: str) -> bool:
-    return "/" in name or "\\" in name or name.endswith(".safetensors")
+    return "/" in name or "\\" in name or name.endswith(FILE_ENDINGS)

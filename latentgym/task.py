@@ -87,10 +87,14 @@ class EditTask:
         backbone = self.load_backbone()
         if self.realism_weight and backbone.discriminator is None:
             raise ValueError(
-                "the backbone has no discriminator: give it one, or pass realism_weight=0"
+                "the backbone has no discriminator: give it one, or pass realism_weight=0 "
+                "(gan_backbones.wrap takes discriminator=...)"
             )
         if backbone.classifier is None or backbone.schema is None:
-            raise ValueError("the backbone has no classifier and schema, which the target needs")
+            raise ValueError(
+                "the backbone has no classifier and schema, which the target needs: pass "
+                "classifier=... and schema=... to gan_backbones.wrap"
+            )
         self.check_target(self.target)
         direction_matrix(backbone, self.directions, self.num_directions)
 

@@ -14,6 +14,7 @@ from gan_backbones.evaluation import evaluate_backbone
 from gan_backbones.files import write_atomically
 from gan_backbones.networks import Generator
 
+ENDINGS = (".safetensors", ".json", ".onnx", ".pt", ".ts")
 LATENTS = torch.randn(5, LATENT_DIM, generator=torch.Generator().manual_seed(0))
 
 
@@ -372,11 +373,11 @@ def test_load_onto_a_device(names, path):
     assert {p.device.type for n in loaded.networks.values() for p in n.parameters()} == {"meta"}
 
 
-@pytest.mark.parametrize("name", ["a/b", "a\\b", "/a", "a.safetensors"])
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "/a", *("a" + end for end in ENDINGS)])
 def test_a_name_that_looks_like_a_path(names, name):
     with pytest.raises(ValueError) as caught:
         gan_backbones.register(name, tiny_backbone)
-    expected = f"name {name!r} looks like a path; choose one without / or .safetensors"
+    expected = f"name {name!r} looks like a path; choose one without / or {', '.join(ENDINGS)}"
     assert str(caught.value) == expected
     with pytest.raises(BackboneError) as caught:
         gan_backbones.load(name)
@@ -388,7 +389,8 @@ def test_an_unknown_name_lists_the_known_ones(names):
     gan_backbones.register("a", tiny_backbone)
     with pytest.raises(BackboneError) as caught:
         gan_backbones.load("c")
-    expected = "unknown backbone 'c'; known: a, b, or a path to a .safetensors file"
+    ends = ", ".join(ENDINGS)
+    expected = f"unknown backbone 'c'; known: a, b, or a path to a file that ends in {ends}"
     assert str(caught.value) == expected
 
 

@@ -108,3 +108,36 @@ def test_a_layer_used_twice_is_folded_where_it_stands():
     layer, norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
     inputs = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     compare(settled(nn.Sequential(layer, norm, nn.ReLU(), layer, layer, norm)), inputs)
+
+
+class UsesPlaces(nn.Module):
+    """Takes its layers by place, and flattens with `.view`, which wants contiguous activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3)
+        )
+
+    def forward(self, x):
+        y = self.layers[:3](x)
+        return torch.cat([y.view(len(x), -1), self.layers[3](y).view(len(x), -1)], dim=1)
+
+
+def test_layers_keep_their_places_and_other_peoples_activations_their_layout():
+    inputs = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert not norms(compare(settled(UsesPlaces()), inputs))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_our_own_networks_are_laid_out_for_speed(role):
+    folded = fold(getattr(tiny_backbone(), role))
+    weights = [p for p in folded.parameters() if p.ndim == 4 and min(p.shape) > 1]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
+def test_a_network_that_has_just_been_trained():
+    network = nn.Sequential(spectral()[0], nn.BatchNorm2d(3))
+    inputs = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    network(inputs).mean().backward()  # leaves a computed weight, which deepcopy refuses
+    compare(network.eval(), inputs)
