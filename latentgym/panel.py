@@ -47,7 +47,7 @@ PLAY_WIDTH, PLAY_HEIGHT = PANEL_RIGHT + MARGIN, HEIGHT + 4 * MARGIN
 ROWS = 17  # directions that fit
 KEY_ROWS = (HEIGHT + 21, HEIGHT + 43)  # the middle of a line of text
 KEY_COLUMNS = [x + offset for x in (START_X, NOW_X, LIST_X) for offset in (0, 136)]
-MOVED_RANGE = 3.0
+MOVED_RANGE = 5.0
 """Where the bar of how far the latent has moved ends."""
 
 
@@ -120,10 +120,14 @@ def _draw_directions(surface: pygame.Surface, panel: PanelView, target: dict[str
         bar_x = _draw_name(surface, panel.names[i], y, colour)
         _draw_moved(surface, float(panel.moved[i]), bar_x, y, bar_colour, track)
     if count > ROWS:
-        height = ROWS * LIST_PITCH
-        thumb = (PANEL_RIGHT + 9, IMAGES_TOP + first * height // count, 3, ROWS * height // count)
-        surface.fill(TRACK, (PANEL_RIGHT + 9, IMAGES_TOP, 3, height))
-        surface.fill(NEUTRAL, thumb)
+        _draw_scroll_bar(surface, first, count)
+
+
+def _draw_scroll_bar(surface: pygame.Surface, first: int, count: int) -> None:
+    x, height = PANEL_RIGHT + 9, ROWS * LIST_PITCH
+    surface.fill(TRACK, (x, IMAGES_TOP, 3, height))
+    thumb = (x, IMAGES_TOP + first * height // count, 3, ROWS * height // count)
+    surface.fill(NEUTRAL, thumb)
 
 
 def _draw_name(surface: pygame.Surface, name: tuple[str, ...], y: int, colour: Colour) -> int:

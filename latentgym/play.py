@@ -175,7 +175,12 @@ class PlaySession:
 
     def _begin(self, options: dict[str, Any]) -> None:
         self._remember()
-        self.env.reset(options=options)
+        try:
+            self.env.reset(options=options)
+        except RuntimeError as error:  # no start that lacks the target
+            self.undo()
+            self.message = str(error)
+            return
         self._start = self.env.get_state()
         self.moves = ()
 
@@ -206,7 +211,7 @@ class PlaySession:
             moved=moved.cpu().numpy(),
             chosen=self.chosen,
             delta=core.task.delta,
-            success=bool(verdict["is_success"]),
+            success=verdict["is_success"],
             kept=verdict["kept"],
             drift=verdict["drift"],
             message=self.message,
