@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from gan_backbones import Backbone
+from gan_backbones import AttributeSchema, Backbone
 from gan_backbones.metrics import batched
 
 DIRECTION_SETS = ("coordinates", "pca", "sefa", "attributes")
@@ -59,6 +59,21 @@ def direction_matrix(
     if directions == "sefa":
         return sefa_directions(backbone, count)
     return attribute_directions(backbone)
+
+
+def direction_names(schema: AttributeSchema, directions: str, count: int) -> list[tuple[str, ...]]:
+    """What the ``count`` directions of one of the `DIRECTION_SETS` are called.
+
+    Returns:
+        ``("hairColor", "a55728")`` for an attribute's variant, else ``("z[17]",)`` or the like.
+    """
+    if directions == "attributes":
+        return [
+            (name, variant) for name, variants in schema.variants.items() for variant in variants
+        ]
+    if directions == "coordinates":
+        return [(f"z[{i}]",) for i in range(count)]
+    return [(f"{directions} {i}",) for i in range(count)]
 
 
 @lru_cache(maxsize=16)

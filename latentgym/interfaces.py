@@ -19,6 +19,9 @@ from latentgym.scores import LOG_FLOOR
 
 Observation = torch.Tensor | dict[str, torch.Tensor]
 
+NUDGE_KEYS = "qawsedrftgyhujikol1z2x3c4v5b6n7m"
+"""One key per action: what raises a direction lies above what lowers it."""
+
 
 # Actions ------------------------------------------------------------------------------------------
 
@@ -31,6 +34,12 @@ def nudge_space(core: EditCore) -> spaces.Discrete:
 def nudge(core: EditCore, actions: torch.Tensor) -> torch.Tensor:
     """Actions int64 ``[N]`` to latent moves ``[N, latent_dim]``."""
     return core.nudges[actions]
+
+
+def nudge_keys(core: EditCore) -> dict[tuple[int, ...], int]:
+    """Keys to actions, in the form that Gymnasium's ``play`` takes; as many as there are keys."""
+    keys = NUDGE_KEYS[: 2 * len(core.directions)]
+    return {(ord(key),): action for action, key in enumerate(keys)}
 
 
 def blend_space(core: EditCore) -> spaces.Box:

@@ -88,15 +88,31 @@ def draw_frame(view: EditView) -> np.ndarray:
     Raises:
         DependencyNotInstalled: pygame is missing.
     """
-    pygame = _pygame()
-    surface = pygame.Surface((WIDTH, HEIGHT), depth=32)
-    surface.fill(BACKGROUND)
+    surface = blank(WIDTH, HEIGHT)
+    draw_edit(surface, view)
+    return pixels(surface)
+
+
+def draw_edit(surface: pygame.Surface, view: EditView) -> None:
+    """Draw what :func:`draw_frame` shows into the upper left of ``surface``."""
     _draw_images(surface, view)
     _draw_scores(surface, view)
     _draw_attributes(surface, view)
+
+
+def blank(width: int, height: int) -> pygame.Surface:
+    """An empty surface in the background colour."""
+    surface = load_pygame().Surface((width, height), depth=32)
+    surface.fill(BACKGROUND)
+    return surface
+
+
+def pixels(surface: pygame.Surface) -> np.ndarray:
+    """A surface as uint8 ``[H, W, 3]`` in memory of its own."""
     # Several times faster than surfarray, whose [W, H, 3] has to be transposed.
-    pixels = np.frombuffer(pygame.image.tobytes(surface, "RGB"), dtype=np.uint8)
-    return pixels.reshape(HEIGHT, WIDTH, 3).copy()  # frombuffer's own is read-only
+    flat = np.frombuffer(load_pygame().image.tobytes(surface, "RGB"), dtype=np.uint8)
+    width, height = surface.get_size()
+    return flat.reshape(height, width, 3).copy()  # frombuffer's own is read-only
 
 
 def tile(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
@@ -145,7 +161,7 @@ class Window:
         """Show ``frame``, uint8 ``[H, W, 3]``; does nothing once the window is closed."""
         if self.closed:
             return
-        pygame = _pygame()
+        pygame = load_pygame()
         size = (frame.shape[1], frame.shape[0])
         # Asked anew each time: another environment's close() may have quit the display.
         if not pygame.display.get_init():
@@ -169,10 +185,10 @@ class Window:
         self.closed = True
         if self._opened_display:
             self._opened_display = False
-            _pygame().display.quit()
+            load_pygame().display.quit()
 
 
-def _pygame() -> ModuleType:
+def load_pygame() -> ModuleType:
     """Pygame, imported only where something is drawn, so that training does without it."""
     try:
         import pygame
@@ -185,7 +201,7 @@ def _pygame() -> ModuleType:
 
 def _draw_images(surface: pygame.Surface, view: EditView) -> None:
     for caption, image, x in (("start", view.start, START_X), ("now", view.current, NOW_X)):
-        _write(surface, caption, x, CAPTION_Y, FAINT)
+        write(surface, caption, x, CAPTION_Y, FAINT)
         picture = _fit(image, IMAGE_SIDE)
         place = picture.get_rect(center=(x + IMAGE_SIDE // 2, IMAGES_TOP + IMAGE_SIDE // 2))
         surface.fill(TRACK, place.inflate(2, 2))  # white images end somewhere, too
@@ -195,44 +211,42 @@ def _draw_images(surface: pygame.Surface, view: EditView) -> None:
 def _draw_scores(surface: pygame.Surface, view: EditView) -> None:
     """The target's and the realism's bars, each ticked where it stood at the start."""
     y = SCORES_Y
-    _write(surface, "target", START_X, y, FAINT)
-    _write(surface, "probability", NOW_X, y, FAINT)
-    legend = _write(surface, "at start", NOW_RIGHT, y, FAINT, right=True)
+    write(surface, "target", START_X, y, FAINT)
+    write(surface, "probability", NOW_X, y, FAINT)
+    legend = write(surface, "at start", NOW_RIGHT, y, FAINT, right=True)
     surface.fill(INK, (legend.left - 8, y - 8, 2, 16))
 
     shown, hidden = _cut(list(view.target), MAX_TARGETS)
     for attribute in shown:
         y += SCORE_PITCH
-        _write(surface, attribute, START_X, y, ACCENT, width=124)
-        _write_variant(surface, view.target[attribute], START_X + 132, y, INK, width=124)
+        write(surface, attribute, START_X, y, ACCENT, width=124)
+        write_variant(surface, view.target[attribute], START_X + 132, y, INK, width=124)
         now = view.target_probabilities[attribute]
         _draw_score(surface, y, now, view.start_target_probabilities[attribute], ACCENT)
     if hidden:
         y += SCORE_PITCH
-        _write(surface, f"and {hidden} more", START_X, y, FAINT)
+        write(surface, f"and {hidden} more", START_X, y, FAINT)
     y += SCORE_PITCH
-    _write(surface, "realism", START_X, y)
+    write(surface, "realism", START_X, y)
     _draw_score(surface, y, view.realism, view.start_realism, NEUTRAL)
 
     of_budget = "" if view.max_steps is None else f" / {view.max_steps}"
-    # Adding zero turns a rounded -0.0 into 0.0.
-    gained = f"{round(view.episode_return, 2) + 0.0:+.2f}"
-    _write(surface, f"step {view.step}{of_budget}", START_X, FOOTER_Y, size=HEADING)
-    _write(surface, f"return {gained}", NOW_X, FOOTER_Y, size=HEADING)
+    write(surface, f"step {view.step}{of_budget}", START_X, FOOTER_Y, size=HEADING)
+    write(surface, f"return {signed(view.episode_return)}", NOW_X, FOOTER_Y, size=HEADING)
 
 
 def _draw_score(surface: pygame.Surface, y: int, now: float, start: float, colour: Colour) -> None:
     width = IMAGE_SIDE - 56
     _draw_bar(surface, NOW_X, y, width, now, colour)
     surface.fill(INK, (NOW_X + round(_clip(start) * (width - 2)), y - 8, 2, 16))
-    _write(surface, f"{_clip(now):.0%}", NOW_RIGHT, y, right=True)
+    write(surface, f"{_clip(now):.0%}", NOW_RIGHT, y, right=True)
 
 
 def _draw_attributes(surface: pygame.Surface, view: EditView) -> None:
     """The seen variant of every attribute; those outside the target that changed stand out."""
-    _write(surface, "seen now", LIST_X, CAPTION_Y, FAINT)
-    changed = _write(surface, "also changed", LIST_RIGHT, CAPTION_Y, CHANGED, right=True)
-    _write(surface, "target", changed.left - MARGIN, CAPTION_Y, ACCENT, right=True)
+    write(surface, "seen now", LIST_X, CAPTION_Y, FAINT)
+    changed = write(surface, "also changed", LIST_RIGHT, CAPTION_Y, CHANGED, right=True)
+    write(surface, "target", changed.left - MARGIN, CAPTION_Y, ACCENT, right=True)
 
     y = IMAGES_TOP + LIST_PITCH // 2
     shown, hidden = _cut(list(view.attributes), MAX_ATTRIBUTES)
@@ -245,12 +259,12 @@ def _draw_attributes(surface: pygame.Surface, view: EditView) -> None:
             surface.fill(ACCENT_PALE, band)
         elif variant != view.start_attributes[attribute]:
             name_colour = variant_colour = bar_colour = CHANGED
-        _write(surface, attribute, LIST_X, y, name_colour, width=100)
-        _write_variant(surface, variant, LIST_X + 108, y, variant_colour, width=104)
+        write(surface, attribute, LIST_X, y, name_colour, width=100)
+        write_variant(surface, variant, LIST_X + 108, y, variant_colour, width=104)
         _draw_bar(surface, LIST_X + 220, y, LIST_RIGHT - LIST_X - 220, probability, bar_colour)
         y += LIST_PITCH
     if hidden:
-        _write(surface, f"and {hidden} more", LIST_X, y, FAINT)
+        write(surface, f"and {hidden} more", LIST_X, y, FAINT)
 
 
 def _draw_bar(
@@ -260,7 +274,7 @@ def _draw_bar(
     surface.fill(colour, (x, y - BAR_HEIGHT // 2, round(_clip(share) * width), BAR_HEIGHT))
 
 
-def _write_variant(
+def write_variant(
     surface: pygame.Surface, variant: str, x: int, y: int, colour: Colour, width: int
 ) -> None:
     """The variant's name, after a swatch if it names a colour such as ``a55728``."""
@@ -270,10 +284,10 @@ def _write_variant(
         swatch = (x + 1, y - height // 2 + 1, SWATCH_WIDTH - 2, height - 2)
         surface.fill(tuple(bytes.fromhex(variant)), swatch)
         x, width = x + SWATCH_WIDTH + 6, width - SWATCH_WIDTH - 6
-    _write(surface, variant, x, y, colour, width=width)
+    write(surface, variant, x, y, colour, width=width)
 
 
-def _write(
+def write(
     surface: pygame.Surface,
     text: str,
     x: int,
@@ -302,11 +316,11 @@ def _text(text: str, size: int, colour: Colour, width: int) -> pygame.Surface:
         cut = text.rstrip() + "…"
     large = font.render(cut, True, colour)
     shrunk = (-(-large.get_width() // SUPERSAMPLING), -(-large.get_height() // SUPERSAMPLING))
-    return _pygame().transform.smoothscale(large, shrunk)
+    return load_pygame().transform.smoothscale(large, shrunk)
 
 
 def _font(size: int) -> pygame.font.Font:
-    pygame = _pygame()
+    pygame = load_pygame()
     pygame.font.init()
     try:
         font = _load_font(size)
@@ -320,12 +334,17 @@ def _font(size: int) -> pygame.font.Font:
 
 @lru_cache
 def _load_font(size: int) -> pygame.font.Font:
-    return _pygame().font.Font(None, size)  # the bundled font: the same everywhere
+    return load_pygame().font.Font(None, size)  # the bundled font: the same everywhere
+
+
+def signed(value: float) -> str:
+    """A number with its sign and two decimals."""
+    return f"{round(value, 2) + 0.0:+.2f}"  # adding zero turns a rounded -0.0 into 0.0
 
 
 def _fit(image: np.ndarray, side: int) -> pygame.Surface:
     """An image uint8 ``[H, W, 3]``, as large as a square of ``side`` pixels holds."""
-    pygame = _pygame()
+    pygame = load_pygame()
     height, width = image.shape[:2]
     scale = side / max(height, width)
     # Whole pixels first, so that small images stay crisp; smoothing does the rest, if any.

@@ -8,7 +8,13 @@ from backbones import LATENT_DIM, SCHEMA, tiny_backbone
 from torch import nn
 
 from gan_backbones import Backbone
-from latentgym.directions import attribute_directions, direction_matrix, sefa_directions
+from latentgym.directions import (
+    DIRECTION_SETS,
+    attribute_directions,
+    direction_matrix,
+    direction_names,
+    sefa_directions,
+)
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +196,16 @@ def test_a_count_is_for_pca_and_sefa_alone(tiny, directions):
     message = "num_directions is 3; it applies to directions='pca' and 'sefa' alone"
     with pytest.raises(ValueError, match=f"^{message}$"):
         direction_matrix(tiny, directions, 3)
+
+
+@pytest.mark.parametrize("directions", DIRECTION_SETS)
+def test_every_direction_has_a_name_of_its_own(tiny, directions):
+    count = len(direction_matrix(tiny, directions))
+    names = direction_names(SCHEMA, directions, count)
+    assert len(names) == len(set(names)) == count
+    if directions == "attributes":  # in the order of the classifier's logits
+        for one_hot, (attribute, variant) in zip(np.eye(count), names, strict=True):
+            assert one_hot[SCHEMA.slices[attribute]][SCHEMA.index(attribute, variant)] == 1
+    else:
+        number = {"coordinates": "z[5]", "pca": "pca 5", "sefa": "sefa 5"}[directions]
+        assert names[5] == (number,)

@@ -822,6 +822,25 @@ def test_human_mode(make, monkeypatch):
     env.close()
 
 
+def test_closing_the_window_ends_the_showing_and_not_the_edit(make, monkeypatch):
+    pygame = pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setitem(LatentEditEnv.metadata, "render_fps", 1000)
+    pygame.display.quit()
+    env, silent = make(render_mode="human"), make()
+    for each in (env, silent):
+        each.reset(seed=0)
+    assert pygame.display.get_init()
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    for action in (1, 2):
+        np.testing.assert_equal(env.step(action), silent.step(action))
+        assert not pygame.display.get_init()
+    assert env.render() is None
+    env.reset(seed=1)
+    assert not pygame.display.get_init()
+    env.close()
+
+
 def test_grey_images_are_rendered(make):
     from backbones import tiny_backbone
 

@@ -453,17 +453,24 @@ def test_bad_arguments(make, options, message):
         make(stepsize=1)
 
 
-def test_render_tiles_the_current_images(make):
-    env = make(4, render_mode="rgb_array")
-    env.reset(seed=0)
+@pytest.mark.parametrize("kind", ["", "Continuous", "Goal", "Pixels"])
+def test_render_tiles_the_current_images(kind, tiny_file):
+    options = dict(backbone=tiny_file, start="any", delta=1.0)
+    env = gym.make_vec(f"LatentEdit{kind}-v0", 5, render_mode="rgb_array", **options)
+    silent = gym.make_vec(f"LatentEdit{kind}-v0", 5, **options)
+    for each in (env, silent):
+        each.reset(seed=0)
+        each.action_space.seed(0)
     evaluations = env.core.evaluations
     picture = env.render()
-    assert picture.shape == (2 * 16 + 2, 2 * 16 + 2, 3) and picture.dtype == np.uint8
-    with torch.no_grad():
-        image = env.backbone.generator(env.core.latents[1:2])[0].permute(1, 2, 0).numpy()
-    shown = picture[:16, 18:].astype(float)
-    np.testing.assert_allclose(shown, (image + 1) * 127.5, atol=0.51)
-    env.step([0, 1, 2, 3])
+    assert picture.shape == (2 * 16 + 2, 3 * 16 + 2 * 2, 3) and picture.dtype == np.uint8
+    for row, (top, left) in enumerate([(0, 0), (0, 18), (0, 36), (18, 0), (18, 18)]):
+        with torch.no_grad():
+            image = env.backbone.generator(env.core.latents[row : row + 1])[0]
+        shown = picture[top : top + 16, left : left + 16].astype(float)
+        np.testing.assert_allclose(shown, (image.permute(1, 2, 0) + 1) * 127.5, atol=0.51)
+    env.step(env.action_space.sample())
+    silent.step(silent.action_space.sample())
     assert not np.array_equal(env.render(), picture)
-    assert env.core.evaluations == evaluations + 4
-    assert make(1).render() is None
+    assert env.core.evaluations == silent.core.evaluations == evaluations + 5
+    assert (env.core.latents == silent.core.latents).all() and silent.render() is None

@@ -6,45 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frames import GREY, changed_box, count_colour, make_view
 from gymnasium.error import DependencyNotInstalled
 
 from latentgym import rendering
-from latentgym.rendering import EditView, Window, draw_frame, tile
+from latentgym.rendering import Window, draw_frame, tile
 
 pygame = pytest.importorskip("pygame")
-
-GREY = np.full((64, 64, 3), 120, dtype=np.uint8)
-
-
-def make_view(count: int = 10, **changes) -> EditView:
-    """``count`` attributes, of which the first is the target; nothing has changed yet."""
-    names = [f"attribute{i}" for i in range(count)]
-    view = EditView(
-        start=GREY,
-        current=GREY,
-        target={names[0]: "wanted"},
-        attributes={name: ("seen", 0.5) for name in names},
-        target_probabilities={names[0]: 0.2},
-        start_target_probabilities={names[0]: 0.1},
-        start_attributes={name: "seen" for name in names},
-        realism=0.5,
-        start_realism=0.5,
-        step=0,
-        max_steps=40,
-        episode_return=0.0,
-    )
-    return dataclasses.replace(view, **changes)
-
-
-def changed_box(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom (exclusive) of the pixels that differ."""
-    rows, columns = np.nonzero((before != after).any(axis=-1))
-    assert len(rows), "the frames are the same"
-    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-
-
-def count_colour(frame: np.ndarray, colour: tuple[int, int, int]) -> int:
-    return int((frame == np.array(colour)).all(axis=-1).sum())
 
 
 @pytest.fixture
@@ -207,6 +175,24 @@ assert not pygame.display.get_init() and not pygame.mixer.get_init()
     subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=root, timeout=60)
 
 
+def test_an_edit_that_is_not_rendered_imports_no_pygame(tiny_file):
+    code = """
+import sys
+import gymnasium as gym
+import latentgym
+options = dict(backbone=sys.argv[1], directions="coordinates")
+for spec in list(gym.registry.values()):
+    if spec.id.startswith("LatentEdit"):
+        for env in (gym.make(spec, **options), gym.make_vec(spec, num_envs=2, **options)):
+            env.reset(seed=0)
+            env.step(env.action_space.sample())
+            env.close()
+assert "pygame" not in sys.modules
+"""
+    root = Path(rendering.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code, tiny_file], check=True, cwd=root, timeout=120)
+
+
 def test_missing_pygame_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)
     with pytest.raises(DependencyNotInstalled, match="pip install pygame-ce"):
@@ -256,6 +242,16 @@ def test_quit_event_closes_the_window_and_keys_stay_for_others(display):
     assert window.closed and not pygame.display.get_init()
     window.show(GREY)
     assert not pygame.display.get_init()
+
+
+def test_every_frame_pumps_events(display, monkeypatch):
+    pumped, pump = [], pygame.event.pump
+    monkeypatch.setattr(pygame.event, "pump", lambda: pumped.append(pump()))
+    window = Window("edit", fps=1000)
+    for _ in range(3):
+        window.show(GREY)
+    assert len(pumped) == 3
+    window.close()
 
 
 def test_window_leaves_a_display_that_it_did_not_open(display):

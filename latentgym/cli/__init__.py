@@ -1,4 +1,4 @@
-"""The command line: `latentgym demo | train | train-backbone | benchmark ...`."""
+"""The command line: `latentgym demo | train | play | train-backbone | benchmark ...`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from gan_backbones.datasets import DatasetError
 from latentgym.cli.backbones import benchmark_backbone, train_backbone
 from latentgym.cli.choices import benchmark_choices
 from latentgym.cli.edits import demo, train
+from latentgym.cli.play import play
 from latentgym.cli.throughput import benchmark_throughput
 
-COMMANDS = {"demo": demo, "train": train, "train-backbone": train_backbone}
+COMMANDS = {"demo": demo, "train": train, "play": play, "train-backbone": train_backbone}
 BENCHMARKS = {
     "backbone": benchmark_backbone,
     "choices": benchmark_choices,

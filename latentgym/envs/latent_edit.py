@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from latentgym.envs.single import EditEnv
+from latentgym.envs.single import NudgeEnv
 from latentgym.envs.vector import EditVectorEnv
 from latentgym.interfaces import DISCRETE
 
 
-class LatentEditEnv(EditEnv):
+class LatentEditEnv(NudgeEnv):
     """## Description
 
     A frozen generator makes an image of a latent `z`. The agent is asked for an attribute, say red
@@ -18,6 +18,10 @@ class LatentEditEnv(EditEnv):
 
     `Discrete(2 * K)`: action `2 i` moves the latent by `+delta` along direction `i`, action
     `2 i + 1` by `-delta`. The latent stays within `latent_bound`.
+
+    By hand: `gymnasium.utils.play.play(env, wait_on_player=True)`, with `render_mode="rgb_array"`.
+    The keys q, w, ... o raise directions 0 to 8 and a, s, ... l below them lower them; 1 to 7 and
+    z, x, ... m do so for directions 9 to 15. `latentgym play` reaches every direction, and undoes.
 
     ## Observation Space
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from latentgym.envs.single import EditEnv
+from latentgym.envs.single import NudgeEnv
 from latentgym.envs.vector import EditVectorEnv
 from latentgym.interfaces import GOAL_REWARDS, goal_interface, goal_reached
 from latentgym.task import REWARD_ARGUMENTS
@@ -63,7 +63,7 @@ def _on_arrays(function: Any, achieved: np.ndarray, desired: np.ndarray) -> Any:
     return result.item() if result.ndim == 0 else result.numpy()
 
 
-class LatentEditGoalEnv(_GoalRewards, EditEnv):
+class LatentEditGoalEnv(_GoalRewards, NudgeEnv):
     """## Description
 
     `LatentEdit-v0` as a goal environment: the reward is a function of what was achieved and what

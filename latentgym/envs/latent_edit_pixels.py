@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from latentgym.envs.single import EditEnv
+from latentgym.envs.single import NudgeEnv
 from latentgym.envs.vector import EditVectorEnv
 from latentgym.interfaces import PIXELS
 
 
-class LatentEditPixelsEnv(EditEnv):
+class LatentEditPixelsEnv(NudgeEnv):
     """## Description
 
     `LatentEdit-v0` as a person would play it: the agent sees the picture and what is asked for,

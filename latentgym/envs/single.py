@@ -12,7 +12,7 @@ import torch
 from gan_backbones import AttributeSchema, Backbone
 from latentgym.core import COMPONENTS, EVERY, EditCore
 from latentgym.envs.reading import check_state, generator, read_action, read_options
-from latentgym.interfaces import DISCRETE, Interface
+from latentgym.interfaces import DISCRETE, Interface, nudge_keys
 from latentgym.rendering import EditView, Window, draw_frame
 from latentgym.task import EditTask
 
@@ -222,6 +222,14 @@ class EditEnv(gym.Env):
             title = self.spec.id if self.spec else type(self).__name__
             self._window = Window(title, self.metadata["render_fps"])
         self._window.show(draw_frame(self.view()))
+
+
+class NudgeEnv(EditEnv):
+    """An editing environment whose discrete nudges a keyboard can give."""
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Keys to actions, for ``gymnasium.utils.play.play``."""
+        return nudge_keys(self.core)
 
 
 def _first(info: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""The command to edit by hand, in a window."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from latentgym.cli.edits import Target, parse_target
+from latentgym.play import PlaySession
+from latentgym.rendering import Window, load_pygame
+
+FPS = 30
+KEY_DELAY, KEY_INTERVAL = 400, 80  # a key that is held repeats; milliseconds
+
+
+def play(
+    target: Target = ("hairColor=a55728",),
+    backbone: str = "cartoon-faces",
+    directions: str = "attributes",
+    delta: float = 0.5,
+    seed: int = 0,
+    out: Path = Path("runs/play"),
+) -> None:
+    """Edit images by hand: choose a direction, move along it, undo, save.
+
+    The window shows the keys.
+
+    Args:
+        target: what the edited image shall show.
+        backbone: name or path.
+        directions: attributes, coordinates, pca or sefa; the tab key changes it.
+        delta: how far one move goes; + and - change it.
+        seed: of the starts.
+        out: folder for the edits that are saved.
+    """
+    _check_display()
+    print("finding directions: some seconds")
+    session = PlaySession(parse_target(target), backbone, directions, delta, seed, out)
+    run(session)
+    for file in session.saved:
+        print(file)
+    if not session.saved:
+        print("nothing saved")
+
+
+def run(session: PlaySession) -> None:
+    """Show the session in a window until the player ends it or closes the window."""
+    pygame = load_pygame()
+    window = Window("latentgym play", FPS)
+    frame = session.draw()
+    window.show(frame)
+    pygame.key.set_repeat(KEY_DELAY, KEY_INTERVAL)
+    while not (session.ended or window.closed):
+        # The window itself looks for QUIT; what nobody reads would fill the queue.
+        events = pygame.event.get(exclude=pygame.QUIT)
+        pressed = [pygame.key.name(e.key) for e in events if e.type == pygame.KEYDOWN]
+        for key in pressed:
+            if key == "tab":
+                session.message = "finding directions: some seconds"
+                window.show(session.draw())
+            session.press(key)
+        if pressed:
+            frame = session.draw()
+        window.show(frame)
+    window.close()
+
+
+def _check_display() -> None:
+    """Raise a ValueError where no window could be seen."""
+    pygame = load_pygame()
+    try:
+        pygame.display.init()
+        driver = pygame.display.get_driver()
+        pygame.display.quit()
+    except pygame.error as error:
+        raise ValueError(f"play needs a display ({error})") from None
+    # Without a display SDL may fall back to a driver that shows nothing.
+    if driver in ("offscreen", "dummy") and not os.environ.get("SDL_VIDEODRIVER"):
+        raise ValueError("play needs a display; there is none")
