@@ -56,7 +56,10 @@ def read_action(space: spaces.Space, action: Any) -> np.ndarray:
     Raises:
         ValueError: outside the space, or not finite.
     """
-    array = np.asarray(action)
+    try:
+        array = np.asarray(action)
+    except ValueError:  # nested lists of different lengths
+        array = np.asarray(None)
     if array.dtype != np.bool_ and np.can_cast(array.dtype, space.dtype, "same_kind"):
         array = array.astype(space.dtype)
         if space.contains(array):
