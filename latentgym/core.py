@@ -442,7 +442,8 @@ class EditCore:
         # Compiled for the usual batch alone: every other size would be compiled anew.
         usual = len(latents) == min(self.count, MAX_IMAGES) and not torch.is_grad_enabled()
         images, realism, logits = (self._forward if usual else self._eager_forward)(latents)
-        self._check_shapes(len(latents), images, realism, logits)
+        _check_shape("discriminator", realism, (len(latents),))
+        _check_shape("classifier", logits, (len(latents), self.schema.size))
         likeness = torch.zeros_like(realism)
         if starts is not None:
             likeness = -(_to_unit(images) - starts / 255).abs().mean(dim=(1, 2, 3))
@@ -468,25 +469,12 @@ class EditCore:
         self, latents: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         images = self.networks["generator"](latents)
+        _check_shape("generator", images, (len(latents), *self.image_shape))
         if "discriminator" in self.networks:
             realism = self.networks["discriminator"](images)
         else:
             realism = images.new_zeros(len(images))
         return images, realism, self.networks["classifier"](images)
-
-    def _check_shapes(
-        self, count: int, images: torch.Tensor, realism: torch.Tensor, logits: torch.Tensor
-    ) -> None:
-        shapes = {
-            "generator": (images, (count, *self.image_shape)),
-            "discriminator": (realism, (count,)),
-            "classifier": (logits, (count, self.schema.size)),
-        }
-        for role, (output, expected) in shapes.items():
-            if output.shape != expected:
-                raise BackboneError(
-                    f"the {role} returned shape {tuple(output.shape)}; expected {expected}"
-                )
 
     @torch.no_grad()
     def _probe_image_shape(self, latent_dim: int) -> tuple[int, ...]:
@@ -532,6 +520,7 @@ class EditCore:
     def _judge(self, images: torch.Tensor) -> torch.Tensor:
         """Variant indices ``[N, A]`` that the judge sees."""
         logits = self.networks.get("judge", self.networks["classifier"])(images)
+        _check_shape("judge", logits, (len(images), self.schema.size))
         return self.attribute_columns.labels(logits)
 
     def _sees(self, seen: torch.Tensor, rows: Rows) -> torch.Tensor:
@@ -543,6 +532,11 @@ class EditCore:
 def _folded(backbone: Backbone, device: torch.device) -> dict[str, nn.Module]:
     """The backbone's networks prepared for speed, shared by all environments of a process."""
     return {role: fold(network).to(device) for role, network in backbone.networks.items()}
+
+
+def _check_shape(role: str, output: torch.Tensor, expected: tuple[int, ...]) -> None:
+    if output.shape != expected:
+        raise BackboneError(f"the {role} returned shape {tuple(output.shape)}; expected {expected}")
 
 
 def _concatenate(parts: list[Assessment]) -> Assessment:
