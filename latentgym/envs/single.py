@@ -75,6 +75,7 @@ class EditEnv(gym.Env):
         """
         super().reset(seed=seed)
         latent, target = read_options(self.core, options, 1)
+        self._begun = False  # until this has gone well
         self.core.begin(EVERY, [self.np_random], latent, target)
         self._begun, self._steps, self._return = True, 0, 0.0
         if self.render_mode == "human":

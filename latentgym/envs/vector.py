@@ -105,6 +105,7 @@ class EditVectorEnv(VectorEnv):
         latents, target = read_options(self.core, options, self.num_envs)
         mask = self._read_mask(options)
         self._seed(seed, mask)
+        self._begun = False  # until this has gone well
         self._begin(mask, latents, target)
         self._begun = True
         return self._observations(), self._spread(self.core.info(self._rows(mask)), mask)
