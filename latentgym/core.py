@@ -368,16 +368,9 @@ class EditCore:
         Raises:
             ValueError: a state of another task or number of rows; nothing is changed then.
         """
-        own = self._state()
-        shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
-        given = {name: np.shape(value) for name, value in state.items()}
-        if given != shapes:
-            name = next(n for n in (*shapes, *given) if given.get(n) != shapes.get(n))
-            raise ValueError(
-                f"the state's {name} has shape {given.get(name)}; expected {shapes.get(name)}"
-            )
-        for name, tensor in own.items():
-            tensor.copy_(torch.from_numpy(state[name]))
+        arrays = same_form(state, self.get_state())
+        for name, tensor in self._state().items():
+            tensor.copy_(torch.from_numpy(arrays[name]))
 
     def _state(self) -> dict[str, torch.Tensor]:
         tensors = {name: getattr(self, name) for name in STATE}
@@ -526,6 +519,29 @@ class EditCore:
     def _sees(self, seen: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Whether one-hot ``seen`` holds every wanted variant."""
         return ((seen - self.wanted[rows]) >= 0).all(dim=1)
+
+
+def same_form(
+    state: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Copies of ``state``'s arrays, if their names, types and shapes are those of ``own``.
+
+    Raises:
+        ValueError: they are not; says of the first that differs how.
+    """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"the state's core is {type(state).__name__}; expected a dict")
+    arrays = {name: np.array(value) for name, value in state.items()}
+    given, expected = (
+        {name: f"{array.dtype} {array.shape}" for name, array in part.items()}
+        for part in (arrays, own)
+    )
+    for name in (*expected, *given):
+        if given.get(name) != expected.get(name):
+            raise ValueError(
+                f"the state's {name} is {given.get(name)}; expected {expected.get(name)}"
+            )
+    return arrays
 
 
 @lru_cache(maxsize=8)

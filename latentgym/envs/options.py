@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import seeding
 
 from latentgym.core import EditCore
 
@@ -71,8 +72,24 @@ def read_action(space: spaces.Space, action: Any) -> np.ndarray:
 def check_keys(state: Any, keys: tuple[str, ...]) -> None:
     """Raise a ValueError unless ``state`` is a mapping with exactly these keys."""
     if not isinstance(state, Mapping) or set(state) != set(keys):
-        found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+        found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(f"state is {found}; expected a dict of {sorted(keys)}")
+
+
+def read_random(saved: Any) -> np.random.Generator:
+    """A generator in the state ``saved``.
+
+    Raises:
+        ValueError: not the state of such a generator.
+    """
+    generator, _ = seeding.np_random(0)
+    try:
+        generator.bit_generator.state = saved
+    except (KeyError, OverflowError, TypeError, ValueError):
+        raise ValueError(
+            f"the state's random is {one_line(saved)}; expected a PCG64 generator's"
+        ) from None
+    return generator
 
 
 def one_line(value: object) -> str:

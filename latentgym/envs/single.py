@@ -11,7 +11,7 @@ import torch
 
 from gan_backbones import AttributeSchema, Backbone
 from latentgym.core import COMPONENTS, EVERY, EditCore
-from latentgym.envs.options import check_keys, read_action, read_options
+from latentgym.envs.options import check_keys, one_line, read_action, read_options, read_random
 from latentgym.interfaces import DISCRETE, Interface
 from latentgym.rendering import EditView, Window, draw_frame
 from latentgym.task import EditTask
@@ -154,9 +154,16 @@ class EditEnv(gym.Env):
             ValueError: not such a state; nothing is changed then.
         """
         check_keys(state, ("core", "random", "steps", "return"))
+        generator = read_random(state["random"])
+        steps, gained = state["steps"], state["return"]
+        if not isinstance(steps, int) or not isinstance(gained, float):
+            raise ValueError(
+                f"the state's steps and return are {one_line((steps, gained))}; "
+                "expected an int and a float"
+            )
         self.core.set_state(state["core"])
-        self.np_random.bit_generator.state = state["random"]
-        self._steps, self._return = state["steps"], state["return"]
+        self.np_random = generator
+        self._steps, self._return = steps, gained
         self._begun = True
 
     def view(self) -> EditView:

@@ -13,8 +13,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from gan_backbones import Backbone
-from latentgym.core import EVERY, EditCore, Rows
-from latentgym.envs.options import check_keys, one_line, read_action, read_options
+from latentgym.core import EVERY, EditCore, Rows, same_form
+from latentgym.envs.options import (
+    check_keys,
+    one_line,
+    read_action,
+    read_options,
+    read_random,
+)
 from latentgym.interfaces import DISCRETE, Interface
 from latentgym.rendering import tile
 from latentgym.task import EditTask
@@ -178,11 +184,17 @@ class EditVectorEnv(VectorEnv):
             ValueError: not such a state; nothing is changed then.
         """
         check_keys(state, ("core", "random", "steps", "ended"))
+        saved = state["random"]
+        if not isinstance(saved, Sequence) or len(saved) != self.num_envs:
+            raise ValueError(
+                f"the state's random is {one_line(saved)}; "
+                f"expected a list of {self.num_envs} generators'"
+            )
+        rngs = [read_random(one) for one in saved]
+        own = {"steps": self._steps, "ended": self._ended}
+        counts = same_form({name: state[name] for name in own}, own)
         self.core.set_state(state["core"])
-        self._rngs = [seeding.np_random()[0] for _ in state["random"]]
-        for rng, saved in zip(self._rngs, state["random"], strict=True):
-            rng.bit_generator.state = saved
-        self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
+        self._rngs, self._steps, self._ended = rngs, counts["steps"], counts["ended"]
         self._begun = True
 
     def render(self) -> np.ndarray | None:
