@@ -85,3 +85,12 @@ def probabilities(backbone, latents):
     odds = np.exp(logits.double().numpy())
     columns = [odds[:, c] for c in SCHEMA.slices.values()]
     return np.concatenate([c / c.sum(axis=1, keepdims=True) for c in columns], axis=1)
+
+
+def plain(tree):
+    """What a reset or step returned, in what `np.testing.assert_equal` understands."""
+    if isinstance(tree, dict):
+        return {key: plain(value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return [plain(value) for value in tree]
+    return list(tree) if isinstance(tree, np.ndarray) and tree.dtype == object else tree
