@@ -232,7 +232,7 @@ class EditCore:
         bound = self.task.latent_bound
         if bound == "sphere":
             # In double precision, so that rounding does not depend on the company.
-            unit = nn.functional.normalize(latents.double(), dim=1)
+            unit = nn.functional.normalize(latents.double(), dim=1, eps=1e-60)
             return (unit * math.sqrt(latents.shape[1])).float()
         return latents.clamp(-bound, bound)
 
