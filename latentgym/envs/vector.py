@@ -315,7 +315,7 @@ class EditVectorEnv(VectorEnv):
         if self._never_waits:
             return self._read_tensor(actions)
         if isinstance(actions, torch.Tensor):
-            actions = actions.cpu().numpy()
+            actions = actions.detach().cpu().numpy()
         return torch.from_numpy(read_action(self.action_space, actions)).to(self.core.device)
 
     def _read_tensor(self, actions: Any) -> torch.Tensor:
@@ -329,7 +329,7 @@ class EditVectorEnv(VectorEnv):
         )
         if described != f"{kind} {space.shape}":
             raise ValueError(f"actions are {described}; expected a tensor {kind} {space.shape}")
-        return actions.to(self.core.device)
+        return actions.detach().to(self.core.device)
 
     def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
         if isinstance(seed, (int, np.integer)):
