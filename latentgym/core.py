@@ -230,7 +230,7 @@ class EditCore:
         bound = self.task.latent_bound
         if bound == "sphere":
             # In double precision, so that rounding does not depend on the company.
-            unit = nn.functional.normalize(latents.double(), dim=1)
+            unit = nn.functional.normalize(latents.double(), dim=1, eps=1e-60)
             return (unit * math.sqrt(latents.shape[1])).float()
         return latents.clamp(-bound, bound)
 
@@ -372,20 +372,8 @@ class EditCore:
         return {name: tensor.cpu().numpy().copy() for name, tensor in self._state().items()}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what :meth:`get_state` gave.
-
-        Raises:
-            ValueError: a state of another task or number of rows; nothing is changed then.
-        """
-        own = self._state()
-        shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
-        given = {name: np.shape(value) for name, value in state.items()}
-        if given != shapes:
-            name = next(n for n in (*shapes, *given) if given.get(n) != shapes.get(n))
-            raise ValueError(
-                f"the state's {name} has shape {given.get(name)}; expected {shapes.get(name)}"
-            )
-        for name, tensor in own.items():
+        """Go on from what :meth:`get_state` of a core with the same task and count gave."""
+        for name, tensor in self._state().items():
             tensor.copy_(torch.from_numpy(state[name]))
 
     def _state(self) -> dict[str, torch.Tensor]:
@@ -449,7 +437,8 @@ class EditCore:
         self, latents: torch.Tensor, starts: torch.Tensor | None, judge: bool
     ) -> Assessment:
         images, realism, logits = self.forward(latents)
-        self._check_shapes(len(latents), images, realism, logits)
+        _check_shape("discriminator", realism, (len(latents),))
+        _check_shape("classifier", logits, (len(latents), self.schema.size))
         likeness = torch.zeros_like(realism)
         if starts is not None:
             likeness = -(_to_unit(images) - starts / 255).abs().mean(dim=(1, 2, 3))
@@ -463,25 +452,12 @@ class EditCore:
 
     def _forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         images = self.networks["generator"](latents)
+        _check_shape("generator", images, (len(latents), *self.image_shape))
         if "discriminator" in self.networks:
             realism = self.networks["discriminator"](images)
         else:
             realism = images.new_zeros(len(images))
         return images, realism, self.networks["classifier"](images)
-
-    def _check_shapes(
-        self, count: int, images: torch.Tensor, realism: torch.Tensor, logits: torch.Tensor
-    ) -> None:
-        shapes = {
-            "generator": (images, (count, *self.image_shape)),
-            "discriminator": (realism, (count,)),
-            "classifier": (logits, (count, self.schema.size)),
-        }
-        for role, (output, expected) in shapes.items():
-            if output.shape != expected:
-                raise BackboneError(
-                    f"the {role} returned shape {tuple(output.shape)}; expected {expected}"
-                )
 
     @torch.no_grad()
     def _probe_image_shape(self, latent_dim: int) -> tuple[int, ...]:
@@ -528,6 +504,7 @@ class EditCore:
     def _judge(self, images: torch.Tensor) -> torch.Tensor:
         """Variant indices ``[N, A]`` that the judge sees."""
         logits = self.networks.get("judge", self.networks["classifier"])(images)
+        _check_shape("judge", logits, (len(images), self.schema.size))
         return self.attribute_columns.labels(logits)
 
     def _sees(self, seen: torch.Tensor, rows: Rows) -> torch.Tensor:
@@ -539,6 +516,11 @@ class EditCore:
 def _folded(backbone: Backbone, device: torch.device) -> dict[str, nn.Module]:
     """The backbone's networks prepared for speed, shared by all environments of a process."""
     return {role: fold(network).to(device) for role, network in backbone.networks.items()}
+
+
+def _check_shape(role: str, output: torch.Tensor, expected: tuple[int, ...]) -> None:
+    if output.shape != expected:
+        raise BackboneError(f"the {role} returned shape {tuple(output.shape)}; expected {expected}")
 
 
 def _concatenate(parts: list[Assessment]) -> Assessment:

@@ -233,7 +233,7 @@ def goal_interface(reward: str) -> Interface:
     Raises:
         ValueError: an unknown reward.
     """
-    if reward not in GOAL_REWARDS:
+    if reward not in tuple(GOAL_REWARDS):
         raise ValueError(f"reward is {reward!r}; allowed: {', '.join(GOAL_REWARDS)}")
     return Interface(
         observation_space=goal_space,

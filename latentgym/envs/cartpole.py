@@ -9,9 +9,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.classic_control import cartpole as classic
 from gymnasium.envs.classic_control.utils import maybe_parse_reset_bounds
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 
 from latentgym.envs import vectorising
 from latentgym.envs.reading import check_state, generator, read_action
@@ -41,9 +43,9 @@ class CartPoleEnv(classic.CartPoleEnv):
     | Num | Meaning | Range | An episode stays within |
     |---|---|---|---|
     | 0 | cart position | ±4.8 | ±2.4 |
-    | 1 | cart velocity | ±inf | |
+    | 1 | cart velocity | ±3.4e38 | |
     | 2 | pole angle, in radians | ±0.418 (24°) | ±0.209 (12°) |
-    | 3 | pole angular velocity | ±inf | |
+    | 3 | pole angular velocity | ±3.4e38 | |
 
     ## Rewards
 
@@ -94,6 +96,7 @@ class CartPoleEnv(classic.CartPoleEnv):
             allowed = ", ".join(map(repr, RENDER_MODES))
             raise ValueError(f"render_mode is {render_mode!r}; allowed: None, {allowed}")
         super().__init__(render_mode=render_mode)
+        self.observation_space = finite(self.observation_space)
         self._episode = Episodes((), self.x_threshold, self.theta_threshold_radians, **reward)
 
     def reset(
@@ -192,6 +195,8 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is {render_mode!r}; allowed: None, 'rgb_array'")
         super().__init__(num_envs, vectorising.step_limit(max_episode_steps), render_mode)
+        self.single_observation_space = finite(self.single_observation_space)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.state = np.zeros((4, num_envs))
@@ -407,6 +412,12 @@ class Episodes:
         self._return[...] = state["return"]
         self._length[...] = state["length"]
         self._distance[...] = state["distance"]
+
+
+def finite(space: spaces.Box) -> spaces.Box:
+    """The space with the greatest numbers for infinite bounds, of which `check_env` warns."""
+    most = np.finfo(np.float32).max
+    return spaces.Box(space.low.clip(-most), space.high.clip(max=most), dtype=np.float32)
 
 
 def _plain(info: Mapping[str, Any]) -> dict[str, Any]:

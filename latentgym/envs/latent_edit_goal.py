@@ -23,6 +23,11 @@ class _GoalRewards:
                     f"{name} is {task[name]!r}; it is no argument of goal environments, "
                     f"whose reward is one of: {', '.join(GOAL_REWARDS)}"
                 )
+        parts = task.get("observation")
+        if parts in (["target"], ("target",)):
+            raise ValueError(
+                f"observation is {parts!r}; the target is in desired_goal: name another part"
+            )
         self.interface = goal_interface(reward)
         self._goal_reward = GOAL_REWARDS[reward]
         super().__init__(*args, **task)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from latentgym.envs.single import NudgeEnv
 from latentgym.envs.vector import EditVectorEnv
 from latentgym.interfaces import PIXELS
 
 
-class LatentEditPixelsEnv(NudgeEnv):
+class _Pixels:
+    """What makes an environment one of pixels."""
+
+    interface = PIXELS
+
+    def __init__(self, *args: Any, **task: Any):
+        if "observation" in task:
+            raise ValueError(
+                f"observation is {task['observation']!r}; it is no argument of pixel environments"
+            )
+        super().__init__(*args, **task)
+
+
+class LatentEditPixelsEnv(_Pixels, NudgeEnv):
     """## Description
 
     `LatentEdit-v0` as a person would play it: the agent sees the picture and what is asked for,
@@ -36,10 +51,6 @@ class LatentEditPixelsEnv(NudgeEnv):
     - v0: first version.
     """  # noqa: D415
 
-    interface = PIXELS
 
-
-class LatentEditPixelsVectorEnv(EditVectorEnv):
+class LatentEditPixelsVectorEnv(_Pixels, EditVectorEnv):
     """Many edits at once: see :class:`LatentEditPixelsEnv` and `EditVectorEnv`."""
-
-    interface = PIXELS

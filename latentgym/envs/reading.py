@@ -57,7 +57,10 @@ def read_action(space: spaces.Space, action: Any) -> np.ndarray:
     Raises:
         ValueError: outside the space, or not finite.
     """
-    array = np.asarray(action)
+    try:
+        array = np.asarray(action)
+    except ValueError:  # nested lists of different lengths
+        array = np.asarray(None)
     if array.dtype != np.bool_ and np.can_cast(array.dtype, space.dtype, "same_kind"):
         array = array.astype(space.dtype)
         if space.contains(array):
@@ -66,27 +69,31 @@ def read_action(space: spaces.Space, action: Any) -> np.ndarray:
     raise ValueError(f"{subject} {one_line(action)}; allowed: {space}")
 
 
-def check_state(state: Any, expected: Mapping[str, Any]) -> None:
+def check_state(state: Any, expected: Mapping[str, Any], name: str = "state") -> None:
     """Refuse what is no saved state of this environment.
 
     Args:
         state: what was given.
         expected: a state of this environment, to compare with: same keys, arrays of the same
-            shapes and kinds, lists of the same lengths, other values of the same types.
+            shapes and kinds, lists of the same lengths, other values of the same types, and the
+            same for dicts within. What is in ``random`` is left to `generator`.
+        name: what it is called in the message.
 
     Raises:
         ValueError: the first difference.
     """
     if not isinstance(state, Mapping):
-        raise ValueError(f"state is {one_line(state)}; expected a dict of get_state()")
+        raise ValueError(f"{name} is {one_line(state)}; expected a dict of get_state()")
     if state.keys() != expected.keys():
         raise ValueError(
-            f"state has the keys {sorted(map(str, state))}; expected {sorted(expected)}"
+            f"{name} has the keys {sorted(map(str, state))}; expected {sorted(expected)}"
         )
     for key, value in expected.items():
         given = state[key]
-        if _kind(given) != _kind(value):
-            raise ValueError(f"state[{key!r}] is {_kind(given)}; expected {_kind(value)}")
+        if isinstance(value, Mapping) and key != "random":
+            check_state(given, value, f"{name}[{key!r}]")
+        elif _kind(given) != _kind(value):
+            raise ValueError(f"{name}[{key!r}] is {_kind(given)}; expected {_kind(value)}")
 
 
 def _kind(value: Any) -> str:
@@ -102,8 +109,8 @@ def generator(state: Mapping[str, Any]) -> np.random.Generator:
     rng, _ = seeding.np_random()
     try:
         rng.bit_generator.state = state
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"no state of a random generator: {one_line(state)}") from error
+    except (KeyError, OverflowError, TypeError, ValueError):
+        raise ValueError(f"no state of a random generator: {one_line(state)}") from None
     return rng
 
 

@@ -103,10 +103,11 @@ class EditVectorEnv(VectorEnv):
         mask = self._read_mask(options)
         self._rngs = vectorising.seed_rows(self._rngs, seed, mask)
         self._begun = False  # until this has gone well
-        self._begin(mask, latents, target)
-        self._begun = True
-        rows = self._rows(mask)
-        return self._observations(), self._spread(self.core.info(rows), mask, rows)
+        with torch.inference_mode(not self.tensors):
+            self._begin(mask, latents, target)
+            self._begun = True
+            rows = self._rows(mask)
+            return self._observations(), self._spread(self.core.info(rows), mask, rows)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Move all latents with one batched forward pass.
@@ -117,7 +118,7 @@ class EditVectorEnv(VectorEnv):
                 ended, in `AutoresetMode.DISABLED`.
             FloatingPointError: a network returned a value that is not finite.
         """
-        # Without tensors that leave, nothing need be kept for autograd, which saves some time.
+        # Where no tensor leaves, none need be fit for autograd, which saves some time.
         with torch.inference_mode(not self.tensors):
             return self._step(actions)
 
@@ -305,7 +306,7 @@ class EditVectorEnv(VectorEnv):
         if self._never_waits:
             return self._read_tensor(actions)
         if isinstance(actions, torch.Tensor):
-            actions = actions.cpu().numpy()
+            actions = actions.detach().cpu().numpy()
         return torch.from_numpy(read_action(self.action_space, actions)).to(self.core.device)
 
     def _read_tensor(self, actions: Any) -> torch.Tensor:
@@ -319,7 +320,7 @@ class EditVectorEnv(VectorEnv):
         )
         if described != f"{kind} {space.shape}":
             raise ValueError(f"actions are {described}; expected a tensor {kind} {space.shape}")
-        return actions.to(self.core.device)
+        return actions.detach().to(self.core.device)
 
     def _read_mask(self, options: dict[str, Any] | None) -> np.ndarray:
         mask = (options or {}).get("reset_mask")
