@@ -241,14 +241,6 @@ def test_a_damaged_backbone_file_is_named(tiny_file, tmp_path, damage, rows):
         ({"identity_weight": -1}, "identity_weight is -1; it must be a finite number, 0 or more"),
         ({"identity_weight": "1"}, "identity_weight is '1'; it must be a finite number, 0 or more"),
         ({"success_bonus": float("nan")}, "success_bonus is nan; it must be a finite number, 0 or"),
-        (
-            {"directions": "pca", "num_directions": 0},
-            "num_directions is 0; allowed: 1 to 8",
-        ),
-        (
-            {"directions": "pca", "num_directions": 9},
-            "num_directions is 9; allowed: 1 to 8",
-        ),
         ({"directions": [[0.0] * 7]}, "directions has shape (1, 7); expected (K, 8) with K >= 1"),
         ({"backbone": ""}, "unknown backbone ''; known: "),
     ],

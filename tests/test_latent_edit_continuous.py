@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import re
 
@@ -9,6 +10,7 @@ from edits import latents_of, make, make_vec
 from stable_baselines3 import PPO, SAC, TD3
 
 from gan_backbones import load
+from gan_backbones.networks import Generator
 from latentgym.directions import direction_matrix
 
 ENV_ID = "LatentEditContinuous-v0"
@@ -68,6 +70,28 @@ def test_rows_have_exactly_the_latents_of_single_environments(tiny_file, directi
             np.testing.assert_array_equal(latents_of(single)[0], latents[step, row])
             single.step(action)
         np.testing.assert_array_equal(latents_of(single)[0], latents[-1, row])
+
+
+@pytest.mark.parametrize("bound", [2.5, "sphere"])
+def test_so_they_have_with_many_directions_in_a_large_space(tiny_file, bound):
+    """Where sums of single precision depend on the batch."""
+    tiny = load(tiny_file)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = dataclasses.replace(tiny, generator=Generator(100, 4, 3, 16), latent_dim=100)
+        matrix = torch.nn.functional.normalize(torch.randn(60, 100)).tolist()
+    options = dict(directions=matrix, latent_bound=bound)
+    env = make_vec(ENV_ID, backbone, 40, None, **options)
+    env.reset(seed=0)
+    actions = random_actions(6, 40, 60)
+    for batch in actions:
+        env.step(batch)
+    for row in range(40):
+        single = make(ENV_ID, backbone, **options)
+        single.reset(seed=row)
+        for action in actions[:, row]:
+            single.step(action)
+        np.testing.assert_array_equal(latents_of(single)[0], latents_of(env)[row])
 
 
 def test_standing_still_pays_nothing(tiny_file):

@@ -52,11 +52,10 @@ def test_goes_on_as_if_nothing_had_happened(tiny_file, env_id, kind, taken):
     used = environment(env_id, tiny_file, kind)
     used.reset(seed=77)
     used.step(actions[0])
-    for other in (env, fresh, used):
-        for saved in (state, pickle.loads(pickled)):
-            other.set_state(saved)
-            np.testing.assert_equal(other.get_state(), saved)
-            np.testing.assert_equal(go_on(other, actions[taken:], taken), expected)
+    for other, saved in ((env, state), (fresh, pickle.loads(pickled)), (used, state)):
+        other.set_state(saved)
+        np.testing.assert_equal(other.get_state(), saved)
+        np.testing.assert_equal(go_on(other, actions[taken:], taken), expected)
     np.testing.assert_equal(state, pickle.loads(pickled))
 
 
