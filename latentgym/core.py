@@ -222,7 +222,7 @@ class EditCore:
             FloatingPointError: a network returned a value that is not finite.
             BackboneError: a network returned another shape than before.
         """
-        self.latents[rows] = self.bounded(self.latents[rows] + moves)
+        self._put("latents", rows, self.bounded(self.latents[rows] + moves))
         return self._reward(rows, self._assess(rows, judge))
 
     def bounded(self, latents: torch.Tensor) -> torch.Tensor:
@@ -373,8 +373,8 @@ class EditCore:
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from what :meth:`get_state` of a core with the same task and count gave."""
-        for name, tensor in self._state().items():
-            tensor.copy_(torch.from_numpy(state[name]))
+        for name in self._state():
+            setattr(self, name, torch.from_numpy(state[name].copy()).to(self.device))
 
     def _state(self) -> dict[str, torch.Tensor]:
         tensors = {name: getattr(self, name) for name in STATE}
@@ -425,13 +425,20 @@ class EditCore:
     def _assess(self, rows: Rows, judge: bool) -> Assessment:
         """Assess the rows' current latents, and remember."""
         assessment = self.assess(self.latents[rows], rows, judge)
-        self.realism[rows] = assessment.realism
-        self.attributes[rows] = assessment.attributes
+        self._put("realism", rows, assessment.realism)
+        self._put("attributes", rows, assessment.attributes)
         if judge:
-            self.judged[rows] = assessment.judged
+            self._put("judged", rows, assessment.judged)
         if self.pictures is not None:
-            self.pictures[rows] = assessment.pictures
+            self._put("pictures", rows, assessment.pictures)
         return assessment
+
+    def _put(self, name: str, rows: Rows, value: torch.Tensor) -> None:
+        """Set some rows of the state; where they are all, without a copy."""
+        if rows is EVERY:
+            setattr(self, name, value)
+        else:
+            getattr(self, name)[rows] = value
 
     def _assess_chunk(
         self, latents: torch.Tensor, starts: torch.Tensor | None, judge: bool
@@ -477,8 +484,11 @@ class EditCore:
         if self.task.attribute_reward == "absolute":
             attributes = COMPONENTS.index("attributes")
             rewards[attributes] = after[attributes]
-        self._potential[:, rows] = after
-        self.resting[rows] = resting
+        if rows is EVERY:
+            self._potential = after
+        else:
+            self._potential[:, rows] = after
+        self._put("resting", rows, resting)
         return rewards
 
     def _weighted(self, assessment: Assessment, rows: Rows, resting: torch.Tensor) -> torch.Tensor:

@@ -147,10 +147,18 @@ def compare_environments(backbone: str, count: int, seconds: float, seed: int) -
     env = gym.make_vec(ENV, num_envs=count, backbone=backbone)
     env.reset(seed=seed)
     core, latents = env.core, _latents(env.backbone, count, seed)
-    bare = _without_gradients(core.forward, latents)
-    times = _race({"bare": bare, ENV: _stepper(env, seed)}, seconds, EPISODE)
+    plain = [env.backbone.generator, env.backbone.discriminator, env.backbone.classifier]
+    contenders = {
+        "bare, plain": _without_gradients(_forward, plain, latents),
+        "bare, prepared": _without_gradients(core.forward, latents),
+        ENV: _stepper(env, seed),
+    }
+    times = _race(contenders, seconds, EPISODE)
     return {
-        name: {"steps/s": count / spent, "times the bare time": spent / times["bare"]}
+        name: {
+            "steps/s": count / spent,
+            **{f"time over {bare}": spent / times[bare] for bare in list(contenders)[:2]},
+        }
         for name, spent in times.items()
     }
 

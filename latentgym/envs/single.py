@@ -60,7 +60,6 @@ class EditEnv(gym.Env):
         """How many images were generated and scored so far."""
         return self.core.evaluations
 
-    @torch.inference_mode()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -83,7 +82,6 @@ class EditEnv(gym.Env):
             self._show()
         return self._observation(), _first(self.core.info(EVERY))
 
-    @torch.inference_mode()
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the latent.
 

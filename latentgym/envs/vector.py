@@ -103,11 +103,10 @@ class EditVectorEnv(VectorEnv):
         mask = self._read_mask(options)
         self._rngs = vectorising.seed_rows(self._rngs, seed, mask)
         self._begun = False  # until this has gone well
-        with torch.inference_mode(not self.tensors):
-            self._begin(mask, latents, target)
-            self._begun = True
-            rows = self._rows(mask)
-            return self._observations(), self._spread(self.core.info(rows), mask, rows)
+        self._begin(mask, latents, target)
+        self._begun = True
+        rows = self._rows(mask)
+        return self._observations(), self._spread(self.core.info(rows), mask, rows)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Move all latents with one batched forward pass.
@@ -118,9 +117,42 @@ class EditVectorEnv(VectorEnv):
                 ended, in `AutoresetMode.DISABLED`.
             FloatingPointError: a network returned a value that is not finite.
         """
-        # Where no tensor leaves, none need be fit for autograd, which saves some time.
-        with torch.inference_mode(not self.tensors):
-            return self._step(actions)
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before step")
+        resetting = vectorising.rows_to_reset(self.autoreset_mode, self._ended)
+        actions = self._read_actions(actions)
+        moving = ~resetting
+        self._begun = False  # until this has gone well
+        rows = self._rows(moving)
+        self._steps += moving
+        truncations = moving & (self._steps >= self._limit)
+        terminations = np.zeros_like(truncations)
+        # Where all end by the step limit, the judge is asked along with the others.
+        judge = bool((truncations == moving).all())
+        rewards = torch.zeros(0, device=self.core.device)
+        parts: dict[str, torch.Tensor] = {}
+        if rows is EVERY or len(rows):
+            components = self.core.move(rows, self.interface.moves(self.core, actions[rows]), judge)
+            rewards, parts = self.interface.rewards(self.core, rows, components)
+            if self.core.task.terminate_on_success:
+                terminations[moving] = self.interface.reached(self.core, rows).cpu().numpy()
+        if rows is not EVERY:
+            self._begin(resetting, None, None)
+        rewards = self._in_full(rewards, rows)
+        ended = terminations | truncations
+        infos = self._infos(moving, rows, parts, ended, judge)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
+            infos = self._reset_within_step(ended, parts, infos)
+        else:
+            self._ended = ended
+        self._begun = True
+        return (
+            self._observations(),
+            rewards if self.tensors else rewards.cpu().numpy().astype(np.float64),
+            self._flags(terminations),
+            self._flags(truncations),
+            infos,
+        )
 
     def get_state(self) -> dict[str, Any]:
         """All that the edits are: plain dicts, lists, numbers and arrays, fit for pickling."""
@@ -148,43 +180,6 @@ class EditVectorEnv(VectorEnv):
         return tile(self.core.images(self.core.latents))
 
     # Inside -------------------------------------------------------------------------------------
-
-    def _step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        if not self._begun:
-            raise gym.error.ResetNeeded("call reset before step")
-        resetting = vectorising.rows_to_reset(self.autoreset_mode, self._ended)
-        actions = self._read_actions(actions)
-        moving = ~resetting
-        self._begun = False  # until this has gone well
-        rows = self._rows(moving)
-        self._steps += moving
-        truncations = moving & (self._steps >= self._limit)
-        terminations = np.zeros_like(truncations)
-        # Where all end by the step limit, the judge is asked along with the others.
-        judge = bool((truncations == moving).all())
-        rewards = torch.zeros(self.num_envs, device=self.core.device)
-        parts: dict[str, torch.Tensor] = {}
-        if rows is EVERY or len(rows):
-            components = self.core.move(rows, self.interface.moves(self.core, actions[rows]), judge)
-            rewards[rows], parts = self.interface.rewards(self.core, rows, components)
-            if self.core.task.terminate_on_success:
-                terminations[moving] = self.interface.reached(self.core, rows).cpu().numpy()
-        if rows is not EVERY:
-            self._begin(resetting, None, None)
-        ended = terminations | truncations
-        infos = self._infos(moving, rows, parts, ended, judge)
-        if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            infos = self._reset_within_step(ended, parts, infos)
-        else:
-            self._ended = ended
-        self._begun = True
-        return (
-            self._observations(),
-            rewards if self.tensors else rewards.double().cpu().numpy(),
-            self._flags(terminations),
-            self._flags(truncations),
-            infos,
-        )
 
     def _state(self) -> dict[str, Any]:
         rngs = self._rngs or [np.random.default_rng()] * self.num_envs
@@ -251,13 +246,18 @@ class EditVectorEnv(VectorEnv):
             if isinstance(value, dict):
                 spread[key] = self._spread(value, mask, rows)
             else:
-                if rows is not EVERY:
-                    full = value.new_zeros(self.num_envs, *value.shape[1:])
-                    full[rows] = value
-                    value = full
+                value = self._in_full(value, rows)
                 spread[key] = value if self.tensors else value.cpu().numpy()
             spread[f"_{key}"] = self._flags(mask)
         return spread
+
+    def _in_full(self, value: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """One entry for each row: ``value`` for ``rows``, zero for the others."""
+        if rows is EVERY:
+            return value
+        full = value.new_zeros(self.num_envs, *value.shape[1:])
+        full[rows] = value
+        return full
 
     def _narrow(self, infos: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
         """The same infos, shown for the rows in ``mask`` alone."""
