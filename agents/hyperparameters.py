@@ -38,3 +38,16 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
 
 TIMESTEPS = {"CartPole-v1": 50_000, "LatentEdit-v0": 150_000}
 """How long the recorded runs learned."""
+
+KNOWN_GOOD_REINFORCE: dict[str, dict[str, Any]] = {
+    "CartPole-v1": dict(
+        learning_rate=1e-2,
+        final_learning_rate=0.0,
+        gamma=0.99,
+        n_episodes=16,
+        net_arch=(64, 64),
+    ),
+}
+"""The same for `agents.Reinforce`."""
+
+REINFORCE_TIMESTEPS = {"CartPole-v1": 200_000}
