@@ -311,7 +311,8 @@ class Reinforce:
                 raise ValueError(f"the environment returned the reward {bad}; it must be finite")
             ended, counted = terminated | truncated, ~resetting & (missing > 0)
             beyond = self._values_beyond(truncated & ~terminated & counted, following, infos)
-            steps.append((observations, actions, rewards, ended, beyond, ages, counted))
+            paid = torch.tensor(rewards, dtype=torch.float32)
+            steps.append((observations, actions, paid, ended, beyond, ages, counted))
             self.num_timesteps += int((~resetting).sum())
             returns = np.where(resetting, 0.0, returns + rewards)
             self.episode_returns.extend(returns[ended & counted].tolist())
@@ -323,7 +324,6 @@ class Reinforce:
             elif self._mode == AutoresetMode.DISABLED and ended.any():
                 following, _ = env.reset(options={"reset_mask": ended.copy()})
         columns = [torch.stack([torch.as_tensor(x) for x in c]) for c in zip(*steps, strict=True)]
-        columns[2] = columns[2].float()
         return Episodes(*(column.to(self.device) for column in columns))
 
     @torch.no_grad()
