@@ -44,7 +44,7 @@ class Reinforce:
     where the return G_t is what the episode paid from that step on, and the baseline b(s_t) what
     could be expected. Each environment plays a fixed share of the episodes, since to take those
     that are done first would favour short ones. It goes on, unused, until the others have played
-    theirs; its steps are counted none the less.
+    theirs; those steps are counted in `num_timesteps` none the less.
 
     An episode that is truncated was not over: with a baseline (and ``reward_to_go``) its return
     goes on with the baseline's value of the last observation, otherwise it is cut there.
@@ -65,9 +65,9 @@ class Reinforce:
         n_episodes: played for each update.
         reward_to_go: if false, each step is credited with the whole episode's return: the same
             gradient on average, with a higher variance.
-        discount_states: weight step t with ``gamma ** t``. That is the gradient of the discounted
-            return (Sutton and Barto); usually it is left out, as late steps hardly count with it.
-            Only of use with ``reward_to_go``.
+        discount_states: weight step t of an episode with ``gamma ** t``, as the gradient of the
+            discounted return has it (Sutton and Barto); mostly left out, since late steps then
+            hardly count. The whole episode's return needs no such weight.
         baseline: learn a state value and subtract it from the return.
         baseline_learning_rate: of the state value (Adam).
         baseline_steps: gradient steps on each batch of episodes to fit the state value.

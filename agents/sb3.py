@@ -37,7 +37,9 @@ class SB3VecEnv(VecEnv):
 
     Args:
         vector_env: in autoreset mode SAME_STEP or DISABLED. In NEXT_STEP a row's reset takes a
-            step of all rows, for which Stable-Baselines3 has no place.
+            step of all rows, for which Stable-Baselines3 has no place. `make_vec` takes the mode
+            as ``autoreset_mode="SameStep"`` for batched environments, and as
+            ``vector_kwargs={"autoreset_mode": "SameStep"}`` with ``vectorization_mode="sync"``.
 
     Raises:
         ValueError: no vector environment, or one that resets at the next step.

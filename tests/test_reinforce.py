@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from edits import make_vec
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from safetensors import safe_open
@@ -423,6 +424,19 @@ def test_the_learning_rate_falls_linearly():
     rates = []
     agent.learn(120, callback=lambda a: rates.append(a._optimiser.param_groups[0]["lr"]))
     np.testing.assert_allclose(rates, 0.01 - 0.008 * np.arange(10) / 10)
+
+
+@pytest.mark.parametrize("env_id", ["LatentEdit-v0", "LatentEditContinuous-v0"])
+@EVERY_MODE
+def test_edits_are_learned_from(mode, env_id, tiny_file):
+    env = make_vec(env_id, tiny_file, autoreset_mode=mode)
+    agent = small(env)
+    before = weights(agent)
+    agent.learn(50)
+    assert agent.num_timesteps == 84  # two batches; two episodes of 7 steps in each of 3 rows
+    assert weights(agent).isfinite().all()
+    assert (weights(agent) != before).any()
+    assert len(evaluate(agent, env, 3)) == 3
 
 
 # Seeds --------------------------------------------------------------------------------------------
