@@ -2,5 +2,7 @@
 
 from agents.dqn import DQN
 from agents.evaluation import EvaluationResult, KeepBest, evaluate
+from agents.reinforce import Reinforce
+from agents.sb3 import SB3VecEnv
 
-__all__ = ["DQN", "EvaluationResult", "KeepBest", "evaluate"]
+__all__ = ["DQN", "EvaluationResult", "KeepBest", "Reinforce", "SB3VecEnv", "evaluate"]

@@ -1,9 +1,10 @@
-"""Known-good DQN settings per environment; what is not named is as `agents.DQN` has it."""
+"""Known-good settings per agent and environment; what is not named is as the agent has it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+# Of `agents.DQN`.
 KNOWN_GOOD: dict[str, dict[str, Any]] = {
     # RL-Zoo's CartPole settings.
     "CartPole-v1": dict(
@@ -38,3 +39,16 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
 
 TIMESTEPS = {"CartPole-v1": 50_000, "LatentEdit-v0": 150_000}
 """How long the recorded runs learned."""
+
+# Of `agents.Reinforce`, with 16 environments.
+KNOWN_GOOD_REINFORCE: dict[str, dict[str, Any]] = {
+    "CartPole-v1": dict(
+        learning_rate=1e-2,
+        final_learning_rate=0.0,
+        gamma=0.99,
+        n_episodes=16,
+        net_arch=(64, 64),
+    ),
+}
+
+REINFORCE_TIMESTEPS = {"CartPole-v1": 250_000}
