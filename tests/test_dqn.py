@@ -1,4 +1,3 @@
-import inspect
 import json
 import random
 import time
@@ -18,12 +17,11 @@ from agents import DQN, KeepBest, evaluate
 from agents.hyperparameters import KNOWN_GOOD, TIMESTEPS
 from agents.replay import Batch
 
-ONE_STEP = {"n_steps": 1} if "n_steps" in inspect.signature(DQN).parameters else {}
 SMALL = {"net_arch": (8,), "learning_starts": 10, "batch_size": 8, "seed": 0, "dueling": False}
 
 
 def small(env=None, **options):
-    return DQN(env or Counting(), **{**SMALL, **ONE_STEP, **options})
+    return DQN(env or Counting(), **{**SMALL, **options})
 
 
 def weights(agent):
@@ -148,7 +146,6 @@ def test_values_of_a_chain(double_q, dueling):
         exploration_final_eps=1.0,
         net_arch=(32,),
         seed=0,
-        **ONE_STEP,
     ).learn(2500)
     best = gamma ** np.arange(4, -1, -1)  # of state s: 1 after 4 - s more steps
     expected = np.stack([gamma * best[[0, 0, 1, 2, 3]], best], axis=1)
@@ -390,7 +387,7 @@ def test_a_loaded_agent_without_environment(path):
 
 
 def test_an_agent_made_without_environment():
-    late, usual = DQN(None, **SMALL, **ONE_STEP), small()
+    late, usual = DQN(None, **SMALL), small()
     late.set_env(Counting())
     assert torch.equal(weights(late.learn(50)), weights(usual.learn(50)))
 
@@ -430,11 +427,11 @@ DAMAGE = {
     "text": (lambda path: path.write_text("hello " * 9), "damaged or not a safetensors file ("),
     "foreign": (
         lambda path: save_file({"weight": torch.zeros(2)}, path),
-        "not a DQN agent; its format is None, expected 'latentgym-dqn-1'",
+        "not a DQN agent; its format is None, expected 'latentgym-dqn-2'",
     ),
     "backbone": (
         lambda path: edit(path, lambda m, _: m.update(format="latentgym-backbone-1")),
-        "not a DQN agent; its format is 'latentgym-backbone-1', expected 'latentgym-dqn-1'",
+        "not a DQN agent; its format is 'latentgym-backbone-1', expected 'latentgym-dqn-2'",
     ),
     "missing weight": (
         lambda path: edit(path, lambda _, t: t.pop("body.0.weight")),
@@ -511,16 +508,18 @@ def test_other_action_spaces_are_refused(space):
 @pytest.mark.parametrize(
     "space",
     [
-        spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        spaces.Box(0, 1, (8, 8, 3)),
         spaces.Box(0, 1, ()),
         spaces.Discrete(5),
         spaces.Dict({"a": spaces.Box(0, 1, (2,)), "b": spaces.Discrete(2)}),
     ],
-    ids=["image", "scalar", "discrete", "dict"],
+    ids=["image of floats", "scalar", "discrete", "dict"],
 )
 def test_other_observation_spaces_are_refused(space):
     line = said(DQN, with_spaces(observations=space))
-    assert line == f"observation space is {space}; DQN needs a flat Box"
+    assert line == (
+        f"observation space is {space}; DQN needs a flat Box, a uint8 image, or a Dict of such"
+    )
 
 
 @pytest.mark.parametrize(
