@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from agents.callbacks import Checkpoint
-from agents.networks import QNetwork
+from agents.networks import QNetwork, as_one_vector
 from agents.observations import boxes, describe, read_description, shapes, split
 from agents.replay import Batch, ReplayBuffer
 from agents.schedules import linear
@@ -34,6 +34,9 @@ from gan_backbones.files import read_safetensors, write_atomically
 
 FORMAT = "latentgym-dqn-2"
 CHECKPOINT_FORMAT = "latentgym-dqn-checkpoint-1"
+
+UPDATES_TOGETHER = 16
+"""Updates whose batches are drawn, and valued by the target network, in one go."""
 
 Callback = Callable[["DQN"], object]
 
@@ -214,13 +217,7 @@ class DQN:
                 self._collect(progress)
                 self._rounds += 1
                 if self._has_enough and self._rounds % self.train_freq == 0:
-                    self._set_learning_rate(progress)
-                    beta = linear(self.prioritized_replay_beta0, 1.0, 1.0, progress)
-                    for _ in range(self.gradient_steps):
-                        batch = self.buffer.sample(self.batch_size, self._sampling_rng, beta)
-                        errors = self._update(batch)
-                        if self.prioritized_replay:
-                            self.buffer.update_priorities(batch.rows, errors)
+                    self._train(progress)
                 self._update_target()
                 for function in self._callbacks:
                     function(self)
@@ -277,7 +274,7 @@ class DQN:
     def save(self, path: str | Path) -> None:
         """Write network and hyper-parameters to one safetensors file, atomically."""
         metadata = {**self._description(FORMAT), "num_timesteps": str(self.num_timesteps)}
-        tensors = {k: v.cpu().contiguous() for k, v in self.q_network.state_dict().items()}
+        tensors = {k: v.cpu().clone() for k, v in self.q_network.state_dict().items()}
         write_atomically(path, save(tensors, metadata))
 
     @classmethod
@@ -295,7 +292,12 @@ class DQN:
             agent.num_timesteps = int(metadata["num_timesteps"])
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: its description is damaged ({error!r})") from None
-        agent._load_networks(path, tensors, tensors)
+        try:
+            agent.q_network.load_state_dict(tensors)
+        except RuntimeError as error:
+            message = " ".join(str(error).split())  # it has several lines
+            raise ValueError(f"{path}: the weights do not fit the agent: {message}") from None
+        agent.target_network.load_state_dict(tensors)
         if env is not None:
             agent.set_env(env)
         return agent
@@ -316,9 +318,9 @@ class DQN:
             logger.warning("the environment cannot tell its state; resuming begins new episodes")
         state = {
             **{name: getattr(self, name) for name in _SAVED},
-            "q_network": self.q_network.state_dict(),
-            "target_network": self.target_network.state_dict(),
-            "optimiser": list(self.optimiser.state_dict()["state"].values()),
+            "parameters": self._parameters,
+            "target_parameters": self._target_parameters,
+            "optimiser": self.optimiser.state_dict()["state"].get(0),
             "buffer": self.buffer.get_state(),
             "rng": self._rng.bit_generator.state,
             "sampling_rng": self._sampling_rng.get_state(),
@@ -361,7 +363,6 @@ class DQN:
             kind = state["num_envs"], state["mode"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its description is damaged ({error!r})") from None
-        agent._load_networks(path, state["q_network"], state["target_network"])
         agent.set_env(env)
         if (agent.env.num_envs, agent._mode.name) != kind:
             raise ValueError(
@@ -377,8 +378,12 @@ class DQN:
     def _set_state(self, state: Mapping[str, Any]) -> None:
         for name in _SAVED:
             setattr(self, name, state[name])
-        optimiser = self.optimiser.state_dict()
-        self.optimiser.load_state_dict({**optimiser, "state": dict(enumerate(state["optimiser"]))})
+        with torch.no_grad():
+            self._parameters.copy_(state["parameters"])
+            self._target_parameters.copy_(state["target_parameters"])
+        if state["optimiser"] is not None:
+            optimiser = {**self.optimiser.state_dict(), "state": {0: state["optimiser"]}}
+            self.optimiser.load_state_dict(optimiser)
         self.buffer.set_state(state["buffer"])
         self._rng.bit_generator.state = state["rng"]
         self._sampling_rng.set_state(state["sampling_rng"])
@@ -418,16 +423,6 @@ class DQN:
             raise ValueError(f"{path}: its description is damaged ({error!r})") from None
         return agent
 
-    def _load_networks(
-        self, path: str | Path, q_network: Mapping[str, Any], target_network: Mapping[str, Any]
-    ) -> None:
-        try:
-            self.q_network.load_state_dict(q_network)
-            self.target_network.load_state_dict(target_network)
-        except RuntimeError as error:
-            message = " ".join(str(error).split())  # it has several lines
-            raise ValueError(f"{path}: the weights do not fit the agent: {message}") from None
-
     # Learning -----------------------------------------------------------------------------------
 
     def _build(self, observations: spaces.Space, actions: spaces.Discrete, seed: int) -> None:
@@ -441,10 +436,10 @@ class DQN:
             torch.manual_seed(seed)
             self.q_network = QNetwork(*arguments).to(self.device)
             self.target_network = QNetwork(*arguments).to(self.device).requires_grad_(False)
-        self.target_network.load_state_dict(self.q_network.state_dict())
-        self.optimiser = torch.optim.Adam(
-            self.q_network.parameters(), self.learning_rate, fused=True
-        )
+        # As one vector each, so that one operation steps, clips or averages all of a network.
+        self._parameters = as_one_vector(self.q_network)
+        self._target_parameters = as_one_vector(self.target_network).copy_(self._parameters)
+        self.optimiser = torch.optim.Adam([self._parameters], self.learning_rate, fused=True)
 
     def _set_callbacks(self, callbacks: list[Callback]) -> None:
         """Checkpoints come last; those resumed get the state they had."""
@@ -540,9 +535,54 @@ class DQN:
         """Whether there is enough to replay, which a loaded agent must gather anew."""
         return len(self.buffer) > 0 and self.buffer.added >= self.learning_starts
 
-    def _update(self, batch: Batch) -> torch.Tensor:
-        """One step of gradient descent; the temporal-difference errors ``[B]`` before it."""
-        targets = self._targets(batch)
+    def _train(self, progress: float) -> None:
+        """``gradient_steps`` updates, none of which moves the target network."""
+        if self.final_learning_rate is not None:
+            rate = linear(self.learning_rate, self.final_learning_rate, 1.0, progress)
+            self.optimiser.param_groups[0]["lr"] = rate
+        beta = linear(self.prioritized_replay_beta0, 1.0, 1.0, progress)
+        # Priorities change with each update, and noise is drawn for each.
+        together = 1 if self.prioritized_replay or self.noisy else UPDATES_TOGETHER
+        for done in range(0, self.gradient_steps, together):
+            count = min(together, self.gradient_steps - done)
+            batch = self.buffer.sample(count * self.batch_size, self._sampling_rng, beta)
+            values = self._next_values(batch)
+            parts = batch.split(self.batch_size), values.split(self.batch_size)
+            for part, part_values in zip(*parts, strict=True):
+                errors = self._update(part, part_values)
+                if self.prioritized_replay:
+                    self.buffer.update_priorities(part.rows, errors)
+
+    @torch.no_grad()
+    def _next_values(self, batch: Batch) -> torch.Tensor:
+        """Action values of the next observations by the target network, ``[B, actions]``."""
+        if self.noisy:
+            self.target_network.draw_noise(self._sampling_rng)
+        return self.target_network(batch.next_observations)
+
+    @torch.no_grad()
+    def _targets(self, batch: Batch, values: torch.Tensor) -> torch.Tensor:
+        """What the batch's action values should be, ``[B]``."""
+        if self.double_q:
+            if self.noisy:
+                self.q_network.draw_noise(self._sampling_rng)
+            best = self.q_network(batch.next_observations).argmax(dim=1, keepdim=True)
+            value = values.gather(1, best).squeeze(1)
+        else:
+            value = values.amax(dim=1)
+        return batch.rewards + batch.discounts * value
+
+    def _update(self, batch: Batch, values: torch.Tensor) -> torch.Tensor:
+        """One step of gradient descent.
+
+        Args:
+            batch: transitions.
+            values: of their next observations, by the target network.
+
+        Returns:
+            The temporal-difference errors ``[B]`` before it.
+        """
+        targets = self._targets(batch, values)
         if self.noisy:
             self.q_network.draw_noise(self._sampling_rng)
         estimates = self.q_network(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)
@@ -551,41 +591,20 @@ class DQN:
         else:
             losses = F.smooth_l1_loss(estimates, targets, reduction="none")
             loss = (batch.weights * losses).mean()
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.q_network.parameters(), self.max_grad_norm)
+        gradients = torch.autograd.grad(loss, list(self.q_network.parameters()))
+        gradient = torch.cat([part.flatten() for part in gradients])
+        norm = torch.linalg.vector_norm(gradient)
+        self._parameters.grad = gradient.mul_((self.max_grad_norm / norm).clamp_(max=1.0))
         self.optimiser.step()
         self.losses.append(loss.detach())
         return targets - estimates.detach()
-
-    @torch.no_grad()
-    def _targets(self, batch: Batch) -> torch.Tensor:
-        """What the batch's action values should be, ``[B]``."""
-        if self.noisy:
-            self.target_network.draw_noise(self._sampling_rng)
-        values = self.target_network(batch.next_observations)
-        if self.double_q:
-            if self.noisy:
-                self.q_network.draw_noise(self._sampling_rng)
-            best = self.q_network(batch.next_observations).argmax(dim=1, keepdim=True)
-            value = values.gather(1, best).squeeze(1)
-        else:
-            value = values.max(dim=1).values
-        return batch.rewards + batch.discounts * value
 
     @torch.no_grad()
     def _update_target(self) -> None:
         due = self.num_timesteps // self.target_update_interval
         if due > self._target_updates:
             self._target_updates = due
-            pairs = zip(self.target_network.parameters(), self.q_network.parameters(), strict=True)
-            for target, source in pairs:
-                target.lerp_(source, self.tau)
-
-    def _set_learning_rate(self, progress: float) -> None:
-        if self.final_learning_rate is not None:
-            rate = linear(self.learning_rate, self.final_learning_rate, 1.0, progress)
-            self.optimiser.param_groups[0]["lr"] = rate
+            self._target_parameters.lerp_(self._parameters, self.tau)
 
     def _tensors(self, observations: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Observations of an environment, by key, in the space's dtypes on the device."""

@@ -167,3 +167,13 @@ class QNetwork(nn.Module):
         if self.value is None:
             return advantage
         return self.value(hidden) + advantage - advantage.mean(dim=1, keepdim=True)
+
+
+def as_one_vector(network: nn.Module) -> torch.Tensor:
+    """All parameters side by side, ``[P]``; the network's own become views of it."""
+    with torch.no_grad():
+        vector = torch.cat([parameter.flatten() for parameter in network.parameters()])
+    parts = vector.split([parameter.numel() for parameter in network.parameters()])
+    for parameter, part in zip(network.parameters(), parts, strict=True):
+        parameter.data = part.view_as(parameter)
+    return vector

@@ -6,10 +6,11 @@ observation of one transition is where the following one starts.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,11 @@ class Batch:
     discounts: torch.Tensor
     weights: torch.Tensor | None = None
     rows: torch.Tensor | None = None
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Batches of ``size``; the last one may be smaller."""
+        columns = (_split(column, size) for column in vars(self).values())
+        return (Batch(*parts) for parts in zip(*columns))  # noqa: B905 (None repeats for ever)
 
 
 class ReplayBuffer:
@@ -298,6 +304,15 @@ class ReplayBuffer:
         self._size -= lost
         if self._tree is not None and lost:
             self._tree.set((first + np.arange(lost)) % self.capacity, np.zeros(lost))
+
+
+def _split(column: Observation | None, size: int) -> Iterable[Any]:
+    if column is None:
+        return itertools.repeat(None)
+    if isinstance(column, dict):
+        parts = zip(*(part.split(size) for part in column.values()), strict=True)
+        return (dict(zip(column, values, strict=True)) for values in parts)
+    return column.split(size)
 
 
 _COUNTERS = ("added", "_size", "_stored", "_highest_priority")
