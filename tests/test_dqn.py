@@ -189,22 +189,17 @@ def test_targets_by_hand(double_q, targets, monkeypatch):
         rewards=torch.full((3,), 0.5),
         discounts=torch.tensor([0.9, 0.9, 0.0]),
     )
-    calls = []
-    huber = torch.nn.functional.smooth_l1_loss
-    monkeypatch.setattr(
-        torch.nn.functional,
-        "smooth_l1_loss",
-        lambda *args: calls.append(args) or huber(*args),
-    )
-    agent._update(batch)
-    ((estimates, found),) = calls
-    torch.testing.assert_close(estimates, torch.tensor([2.0, 5.0, 1.0]))
-    torch.testing.assert_close(found, torch.tensor(targets))
-    assert estimates.requires_grad
-    assert not found.requires_grad
+    values = agent._next_values(batch)
+    torch.testing.assert_close(agent._targets(batch, values), torch.tensor(targets))
+    errors = agent._update(batch, values)
+    estimates = torch.tensor([2.0, 5.0, 1.0])
+    torch.testing.assert_close(errors, torch.tensor(targets) - estimates)
     errors = np.abs(np.array([2.0, 5.0, 1.0]) - targets)
-    loss = np.where(errors < 1, errors**2 / 2, errors - 0.5).mean()
-    assert float(agent.losses[-1]) == pytest.approx(loss)
+    losses = np.where(errors < 1, errors**2 / 2, errors - 0.5)
+    assert float(agent.losses[-1]) == pytest.approx(losses.mean())
+    batch.weights = torch.tensor([1.0, 0.5, 0.25])
+    agent._update(batch, values)
+    assert float(agent.losses[-1]) == pytest.approx((losses * [1, 0.5, 0.25]).mean())
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.25])
@@ -565,6 +560,30 @@ def test_hyperparameters_out_of_range(name, value, allowed):
 def test_widths_out_of_range(value):
     line = said(DQN, Counting(), net_arch=value)
     assert line == f"net_arch is {list(value)}; each width must be at least 1"
+
+
+@pytest.mark.parametrize("norm", [0.1, 1e9])
+def test_an_update_by_hand(norm):
+    agent, twin = small(max_grad_norm=norm), small()
+    batch = Batch(
+        observations=torch.rand(6, 3),
+        next_observations=torch.rand(6, 3),
+        actions=torch.tensor([0, 1, 2, 0, 1, 2]),
+        rewards=torch.rand(6) * 9,
+        discounts=torch.full((6,), 0.5),
+    )
+    values = agent._next_values(batch)
+    network = twin.q_network
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(3):
+        targets = agent._targets(batch, values)
+        estimates = network(batch.observations)[range(6), batch.actions]
+        optimiser.zero_grad()
+        torch.nn.functional.smooth_l1_loss(estimates, targets).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), norm)
+        optimiser.step()
+        agent._update(batch, values)
+        torch.testing.assert_close(weights(agent), weights(twin))
 
 
 def test_a_buffer_smaller_than_one_step():
