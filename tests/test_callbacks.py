@@ -1,11 +1,13 @@
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scripted import Counting
 
 import agents.callbacks
-from agents import EvaluationResult, KeepBest
+from agents import DQN, Checkpoint, EvaluationResult, KeepBest, TensorBoard
 
 # KeepBest -----------------------------------------------------------------------------------------
 
@@ -82,3 +84,55 @@ def test_keep_best_of_an_agent_that_has_learned_before(script):
     script.means = [1.0, 2.0]
     run(KeepBest("env", every=100), Agent(), [1000, 1010, 1020, 1100, 1110])
     assert [call[0] for call in script.calls] == [1000, 1100]
+
+
+def test_keep_best_saves_the_best(script, tmp_path):
+    script.means = [1.0, 5.0, 3.0]
+    path = tmp_path / "best"
+    agent = DQN(Counting(), net_arch=(4,), learning_starts=5, train_freq=1, seed=0)
+    keep = KeepBest("env", every=10, path=path)
+    agent.learn(39, keep)
+    saved = DQN.load(path)
+    assert saved.num_timesteps == 20
+    keep.restore(agent)
+    observations = torch.rand(50, 3)
+    assert torch.equal(saved.q_network(observations), agent.q_network(observations))
+
+
+# Checkpoint and TensorBoard -----------------------------------------------------------------------
+
+
+def test_checkpoints_are_written_when_it_is_time(tmp_path):
+    path, written = tmp_path / "checkpoint", []
+
+    def look(agent):
+        if path.exists():
+            written.append(DQN.resume(path, Counting()).num_timesteps)
+            path.unlink()
+
+    agent = DQN(Counting(), net_arch=(4,), seed=0)
+    # A checkpoint comes after the other callbacks of its round: seen one step later.
+    agent.learn(35, [Checkpoint(path, every=10), look])
+    assert written == [10, 20, 30]
+
+
+def test_tensorboard_writes_figures(tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    agent = DQN(Counting(), net_arch=(4,), learning_starts=10, learning_rate=0.5, seed=0)
+    agent.learn(45, TensorBoard(tmp_path, every=20))
+    events = accumulators.EventAccumulator(str(tmp_path)).Reload()
+    rewards = events.Scalars("rollout/ep_rew_mean")
+    assert [(entry.step, entry.value) for entry in rewards] == [(20, 6.0), (40, 6.0)]
+    assert [entry.value for entry in events.Scalars("train/learning_rate")] == [0.5, 0.5]
+    rates = [entry.value for entry in events.Scalars("rollout/exploration_rate")]
+    assert 0 < rates[1] <= rates[0] < 1
+    assert all(entry.value > 0 for entry in events.Scalars("time/fps"))
+    assert all(entry.value > 0 for entry in events.Scalars("train/loss"))
+
+
+def test_tensorboard_that_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError) as caught:
+        TensorBoard(tmp_path)
+    line = "TensorBoard needs the package tensorboard: pip install tensorboard"
+    assert str(caught.value) == line

@@ -6,13 +6,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from backbones import tiny_backbone
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from safetensors import safe_open
 from safetensors.torch import save_file
-from scripted import Chain, Counting, vector
+from scripted import Chain, Counting, Sides, vector
 from stable_baselines3.common.evaluation import evaluate_policy
 
+import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, KeepBest, evaluate
 from agents.hyperparameters import KNOWN_GOOD, TIMESTEPS
 from agents.replay import Batch
@@ -154,6 +156,117 @@ def test_values_of_a_chain(double_q, dueling):
     # Bootstrapping from truncation as from termination would make state 0 worth half as much.
     np.testing.assert_allclose(found, expected, atol=0.04)
     assert agent.predict(np.eye(5))[0].tolist() == [1] * 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_steps": 3},
+        {"prioritized_replay": True},
+        {"noisy": True},
+        {"n_steps": 2, "prioritized_replay": True, "noisy": True, "dueling": True},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_every_switch_learns_a_chain(options):
+    agent = DQN(
+        vector(*(Chain() for _ in range(4))),
+        learning_rate=5e-3,
+        learning_starts=200,
+        gamma=0.7,
+        target_update_interval=50,
+        exploration_fraction=0.5,
+        net_arch=(32,),
+        seed=0,
+        **options,
+    ).learn(2500)
+    assert agent.predict(np.eye(5))[0].tolist() == [1] * 5
+    with torch.no_grad():
+        found = agent.q_network(torch.eye(5)).amax(dim=1).numpy()
+    np.testing.assert_allclose(found, 0.7 ** np.arange(4, -1, -1), atol=0.1)
+
+
+IMAGE = spaces.Box(0, 255, (16, 16, 1), np.uint8)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.name)
+@pytest.mark.parametrize(
+    "space",
+    [
+        IMAGE,
+        spaces.Box(0, 255, (3, 16, 20), np.uint8),
+        spaces.Dict({"image": IMAGE, "side": spaces.Box(0, 1, (1,))}),
+    ],
+    ids=["last", "first", "dict"],
+)
+def test_images_and_dicts(space, mode, tmp_path):
+    envs = [Sides(space) for _ in range(4)]
+    agent = DQN(
+        vector(*envs, mode=mode),
+        learning_rate=3e-3,
+        learning_starts=100,
+        batch_size=32,
+        train_freq=4,
+        gradient_steps=2,
+        gamma=0.0,
+        exploration_initial_eps=1.0,
+        exploration_final_eps=1.0,
+        net_arch=(32,),
+        seed=0,
+    ).learn(800)
+    agent.save(tmp_path / "agent")
+    loaded = DQN.load(tmp_path / "agent")
+    assert loaded.observation_space == space
+    for learner in (agent, loaded):
+        assert evaluate(learner, vector(*envs, mode=mode), 40, seed=1).mean("return") == 1
+    observation, _ = envs[0].reset()
+    assert loaded.predict(observation)[0].shape == ()
+
+
+def test_environments_of_tensors():
+    options = dict(num_envs=4, backbone=tiny_backbone(), terminate_on_success=True)
+    learned = [
+        small(gym.make_vec("LatentEdit-v0", tensors=tensors, autoreset_mode=mode, **options)).learn(
+            200
+        )
+        for mode in AutoresetMode
+        for tensors in (False, True)
+    ]
+    for usual, tensors in (learned[:2], learned[2:4], learned[4:]):
+        assert torch.equal(weights(usual), weights(tensors))
+
+
+def test_noise_explores_instead_of_epsilon():
+    agent = small(noisy=True, learning_starts=20).learn(40)
+    assert agent.exploration_rate == 0
+    observations = np.random.default_rng(0).random((1, 3)).astype(np.float32)
+    values = []
+    network = agent.q_network
+    network.register_forward_hook(lambda _, args, found: values.append(found))
+    for deterministic in (True, True, False, False):
+        agent.predict(observations, deterministic=deterministic)
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[2], values[3])
+    assert not torch.equal(values[0], values[2])
+
+
+def test_priorities_follow_the_errors():
+    agent = small(prioritized_replay=True, prioritized_replay_alpha=1.0, learning_rate=1e-9)
+    betas, sample = [], agent.buffer.sample
+    agent.buffer.sample = lambda size, rng, beta: betas.append(beta) or sample(size, rng, beta)
+    agent.learn(300)
+    np.testing.assert_allclose(betas, np.linspace(0.4, 1, 301)[9:-1], atol=1e-9)
+    batch = sample(2000, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        best = agent.q_network(batch.next_observations).argmax(dim=1, keepdim=True)
+        following = agent.target_network(batch.next_observations).gather(1, best)[:, 0]
+        found = agent.q_network(batch.observations).gather(1, batch.actions[:, None])[:, 0]
+    errors = (batch.rewards + batch.discounts * following - found).abs().numpy()
+    leaves = agent.buffer._tree.leaves[batch.rows]
+    # Those that were never drawn still have the priority of new ones.
+    drawn = leaves != leaves.max()
+    assert drawn.mean() > 0.3
+    np.testing.assert_allclose(leaves[drawn], errors[drawn] + 1e-6, rtol=1e-3)
 
 
 def linear_agent(**options):
@@ -540,6 +653,9 @@ def test_an_environment_of_other_sizes_is_refused(env):
     [
         *((name, 0, "at least 1") for name in ("buffer_size", "batch_size", "train_freq")),
         *((name, -1, "at least 1") for name in ("gradient_steps", "target_update_interval")),
+        ("n_steps", 0, "at least 1"),
+        ("prioritized_replay_alpha", 1.1, "from 0 to 1"),
+        ("prioritized_replay_beta0", -0.1, "from 0 to 1"),
         ("learning_starts", -1, "at least 0"),
         ("seed", -1, "at least 0"),
         *((name, value, "from 0 to 1") for name in ("gamma", "tau") for value in (-0.1, 1.1)),
