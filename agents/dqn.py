@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from agents.callbacks import Checkpoint
-from agents.networks import QNetwork, as_one_vector
+from agents.networks import PerceptronGradient, QNetwork, as_one_vector
 from agents.observations import boxes, describe, read_description, shapes, split
 from agents.replay import Batch, ReplayBuffer
 from agents.schedules import linear
@@ -439,7 +439,13 @@ class DQN:
         # As one vector each, so that one operation steps, clips or averages all of a network.
         self._parameters = as_one_vector(self.q_network)
         self._target_parameters = as_one_vector(self.target_network).copy_(self._parameters)
+        self._parameters.grad = torch.zeros_like(self._parameters)
         self.optimiser = torch.optim.Adam([self._parameters], self.learning_rate, fused=True)
+        self._perceptron_gradient = (
+            PerceptronGradient(self.q_network, self._parameters.grad)
+            if PerceptronGradient.fits(self.q_network)
+            else None
+        )
 
     def _set_callbacks(self, callbacks: list[Callback]) -> None:
         """Checkpoints come last; those resumed get the state they had."""
@@ -583,21 +589,31 @@ class DQN:
             The temporal-difference errors ``[B]`` before it.
         """
         targets = self._targets(batch, values)
+        if self._perceptron_gradient is not None:
+            loss, errors = self._perceptron_gradient(
+                batch.observations, batch.actions, targets, batch.weights
+            )
+        else:
+            loss, errors = self._backpropagate(batch, targets)
+        gradient = self._parameters.grad
+        norm = torch.linalg.vector_norm(gradient)
+        gradient *= (self.max_grad_norm / norm).clamp_(max=1.0)
+        self.optimiser.step()
+        self.losses.append(loss)
+        return errors
+
+    def _backpropagate(
+        self, batch: Batch, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gradient of any network, by autograd; the loss and the errors."""
         if self.noisy:
             self.q_network.draw_noise(self._sampling_rng)
         estimates = self.q_network(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)
-        if batch.weights is None:
-            loss = F.smooth_l1_loss(estimates, targets)
-        else:
-            losses = F.smooth_l1_loss(estimates, targets, reduction="none")
-            loss = (batch.weights * losses).mean()
+        losses = F.smooth_l1_loss(estimates, targets, reduction="none")
+        loss = (losses if batch.weights is None else batch.weights * losses).mean()
         gradients = torch.autograd.grad(loss, list(self.q_network.parameters()))
-        gradient = torch.cat([part.flatten() for part in gradients])
-        norm = torch.linalg.vector_norm(gradient)
-        self._parameters.grad = gradient.mul_((self.max_grad_norm / norm).clamp_(max=1.0))
-        self.optimiser.step()
-        self.losses.append(loss.detach())
-        return targets - estimates.detach()
+        torch.cat([part.flatten() for part in gradients], out=self._parameters.grad)
+        return loss.detach(), targets - estimates.detach()
 
     @torch.no_grad()
     def _update_target(self) -> None:

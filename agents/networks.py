@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from agents.observations import Observation, boxes, is_image, split
 
+WIDE = 2**13
+"""Numbers in a matrix from which on oneDNN is worth its overhead."""
+
 SMALLEST_IMAGE = 8
 """Pixels on a side; of a smaller image the convolutions would leave nothing."""
 
@@ -177,3 +180,86 @@ def as_one_vector(network: nn.Module) -> torch.Tensor:
     for parameter, part in zip(network.parameters(), parts, strict=True):
         parameter.data = part.view_as(parameter)
     return vector
+
+
+class PerceptronGradient:
+    """The Huber loss's gradient of a plain perceptron, by hand: it takes half of autograd's time.
+
+    Args:
+        network: one that :meth:`fits`, whose parameters stay where they are.
+        gradient: ``[P]``: where the gradient is written, in the order of the parameters.
+    """
+
+    def __init__(self, network: QNetwork, gradient: torch.Tensor):
+        parameters = [parameter.detach() for parameter in network.parameters()]
+        parts = gradient.split([parameter.numel() for parameter in parameters])
+        parts = [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
+        self._layers = list(zip(parameters[::2], parameters[1::2], strict=True))
+        self._gradients = list(zip(parts[::2], parts[1::2], strict=True))
+
+    @staticmethod
+    def fits(network: QNetwork) -> bool:
+        """Whether the network is a sequence of linear layers and ReLU, and nothing else."""
+        return (
+            len(network.features) == 1
+            and isinstance(network.features[0], FlatFeatures)
+            and type(network.advantage) is nn.Linear
+            and network.value is None
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        rows: torch.Tensor,
+        actions: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the gradient.
+
+        Args:
+            rows: observations ``[N, inputs]``.
+            actions: int64 ``[N]``.
+            targets: what their values should be, float32 ``[N]``.
+            weights: of the rows, float32 ``[N]``, or ``None``.
+
+        Returns:
+            The loss, and targets minus values ``[N]``.
+        """
+        outputs = [rows.float()]
+        for weight, bias in self._layers[:-1]:
+            outputs.append(_product(outputs[-1], weight, bias).relu_())
+        weight, bias = self._layers[-1]
+        values = F.linear(outputs[-1], weight, bias)
+        chosen = actions[:, None]
+        estimates = values.gather(1, chosen).squeeze(1)
+        errors = targets - estimates
+        slopes = errors.clamp(-1, 1) / -len(errors)
+        if weights is None:
+            loss = F.smooth_l1_loss(estimates, targets)
+        else:
+            slopes *= weights
+            loss = (weights * F.smooth_l1_loss(estimates, targets, reduction="none")).mean()
+        slope = torch.zeros_like(values).scatter_(1, chosen, slopes[:, None])
+        for layer in reversed(range(len(self._layers))):
+            weight, _ = self._layers[layer]
+            weight_gradient, bias_gradient = self._gradients[layer]
+            weight_gradient.copy_(_product(slope.t(), outputs[layer].t()))
+            torch.sum(slope, 0, out=bias_gradient)
+            if layer:
+                slope = _product(slope, weight.t())
+                slope = torch.ops.aten.threshold_backward(slope, outputs[layer], 0)
+        return loss, errors
+
+
+def _product(
+    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``rows @ weight.T + bias``, by oneDNN if the layer is wide: faster than MKL on many CPUs."""
+    if (
+        rows.device.type == "cpu"
+        and weight.numel() >= WIDE
+        and torch.backends.mkldnn.is_available()
+    ):
+        return torch.ops.mkldnn._linear_pointwise.default(rows, weight, bias, "none", [], "")
+    return F.linear(rows, weight, bias)

@@ -678,15 +678,20 @@ def test_widths_out_of_range(value):
     assert line == f"net_arch is {list(value)}; each width must be at least 1"
 
 
+@pytest.mark.parametrize("net_arch", [(), (8,), (128, 128)])
+@pytest.mark.parametrize("dueling", [False, True])
 @pytest.mark.parametrize("norm", [0.1, 1e9])
-def test_an_update_by_hand(norm):
-    agent, twin = small(max_grad_norm=norm), small()
+@pytest.mark.parametrize("weighted", [False, True])
+def test_updates_against_torch(norm, dueling, net_arch, weighted):
+    options = dict(max_grad_norm=norm, dueling=dueling, net_arch=net_arch)
+    agent, twin = small(**options), small(**options)
     batch = Batch(
         observations=torch.rand(6, 3),
         next_observations=torch.rand(6, 3),
         actions=torch.tensor([0, 1, 2, 0, 1, 2]),
         rewards=torch.rand(6) * 9,
         discounts=torch.full((6,), 0.5),
+        weights=torch.rand(6) if weighted else None,
     )
     values = agent._next_values(batch)
     network = twin.q_network
@@ -695,7 +700,8 @@ def test_an_update_by_hand(norm):
         targets = agent._targets(batch, values)
         estimates = network(batch.observations)[range(6), batch.actions]
         optimiser.zero_grad()
-        torch.nn.functional.smooth_l1_loss(estimates, targets).backward()
+        losses = torch.nn.functional.smooth_l1_loss(estimates, targets, reduction="none")
+        (losses * batch.weights if weighted else losses).mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), norm)
         optimiser.step()
         agent._update(batch, values)
