@@ -138,6 +138,7 @@ class ReplayBuffer:
         """
         self._unfinished[rows] = 0
         self._current[rows] = self._store(observations)
+        self._forget()
 
     def add(
         self,
@@ -278,7 +279,7 @@ class ReplayBuffer:
         return numbers
 
     def _insert(self, links: np.ndarray, numbers: np.ndarray, oldest_needed: int) -> None:
-        """Add finished transitions and forget those that have lost an observation."""
+        """Add finished transitions."""
         rows = np.arange(self.added, self.added + len(links))[-self.capacity :] % self.capacity
         there = torch.from_numpy(rows).to(self.device)
         self._links.index_copy_(0, there, torch.from_numpy(links[-self.capacity :]).to(self.device))
@@ -290,12 +291,13 @@ class ReplayBuffer:
         self._size = min(self._size + len(links), self.capacity)
         if self._tree is not None:
             self._tree.set(rows, np.full(len(rows), self._highest_priority**self.alpha))
-        oldest_kept = self._stored - self._places
-        if oldest_kept > 0 and self._size:
-            self._forget(oldest_kept)
+        self._forget()
 
-    def _forget(self, oldest_kept: int) -> None:
-        first = self._oldest
+    def _forget(self) -> None:
+        """Let go of the transitions that have lost an observation."""
+        oldest_kept, first = self._stored - self._places, self._oldest
+        if oldest_kept <= 0:
+            return
         lost = bisect_left(
             range(self._size),
             oldest_kept,
