@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-
-if TYPE_CHECKING:
-    from agents.dqn import DQN
 
 
 class Policy(Protocol):
@@ -112,54 +108,3 @@ def _numbers(infos: Mapping[str, Any], row: int, prefix: str = "") -> dict[str, 
         elif (number := np.asarray(value[row])).ndim == 0 and number.dtype.kind in "biuf":
             numbers[prefix + name] = float(number)
     return numbers
-
-
-class KeepBest:
-    """A `DQN.learn` callback that evaluates now and then and remembers the best network.
-
-    Deep Q-learning can get worse after it was good; keep the best by evaluation on other starts
-    than those it is judged on later.
-
-    Args:
-        env: for evaluation only.
-        every: steps between evaluations.
-        episodes: per evaluation.
-        seed: of the evaluation environment, the same each time.
-        metric: which of the result's values to maximise.
-
-    Attributes:
-        history: one dict per evaluation: ``timesteps`` and the mean of every value.
-    """
-
-    def __init__(
-        self,
-        env: gym.Env | VectorEnv,
-        every: int,
-        episodes: int = 20,
-        seed: int = 0,
-        metric: str = "return",
-    ):
-        self.env, self.every, self.episodes = env, every, episodes
-        self.seed, self.metric = seed, metric
-        self.history: list[dict[str, float]] = []
-        self._best: tuple[float, dict[str, torch.Tensor]] | None = None
-        self._evaluated = 0  # how many intervals had passed at the last evaluation
-
-    def __call__(self, agent: DQN) -> None:
-        """Evaluate if it is time to."""
-        due = agent.num_timesteps // self.every
-        if due <= self._evaluated:
-            return
-        self._evaluated = due
-        result = evaluate(agent, self.env, self.episodes, self.seed)
-        means = {name: result.mean(name) for name in result.values}
-        self.history.append({"timesteps": agent.num_timesteps, **means})
-        if self._best is None or means[self.metric] > self._best[0]:
-            weights = {k: v.clone() for k, v in agent.q_network.state_dict().items()}
-            self._best = (means[self.metric], weights)
-
-    def restore(self, agent: DQN) -> None:
-        """Give ``agent`` the best network's weights; does nothing before the first evaluation."""
-        if self._best is not None:
-            agent.q_network.load_state_dict(self._best[1])
-            agent.target_network.load_state_dict(self._best[1])

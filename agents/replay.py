@@ -1,11 +1,29 @@
-"""Experience replay: a ring of transitions that are sampled uniformly (Lin 1992)."""
+"""Experience replay (Lin 1992): uniform or prioritised (Schaul et al. 2016), n-step (Sutton 1988).
+
+Each observation is stored once: a transition holds the places of two of them, and what is the next
+observation of one transition is where the following one starts.
+"""
 
 from __future__ import annotations
 
+import itertools
+import logging
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
+
+from agents.observations import Observation, boxes, join
+
+logger = logging.getLogger("agents")
+
+PRIORITY_FLOOR = 1e-6
+"""Added to every absolute error, so that each transition can be drawn."""
 
 
 @dataclass
@@ -13,83 +31,366 @@ class Batch:
     """Transitions, one per row.
 
     Attributes:
-        observations, next_observations: float32 ``[B, D]``.
+        observations, next_observations: ``[B, *shape]`` in the space's own dtype; a dict of such
+            for a Dict space.
         actions: int64 ``[B]``.
-        rewards: float32 ``[B]``.
-        discounts: float32 ``[B]``: what the value of ``next_observations`` counts for; 0 where
-            the episode terminated.
+        rewards: float32 ``[B]``: sums of up to n discounted rewards.
+        discounts: float32 ``[B]``: what the value of ``next_observations`` counts for:
+            ``gamma ** k`` after k steps; 0 where the episode terminated.
+        weights: float32 ``[B]``: importance weights, or ``None`` if sampling was uniform.
+        rows: int64 ``[B]`` on the CPU: where the transitions lie, for `update_priorities`.
     """
 
-    observations: torch.Tensor
-    next_observations: torch.Tensor
+    observations: Observation
+    next_observations: Observation
     actions: torch.Tensor
     rewards: torch.Tensor
     discounts: torch.Tensor
+    weights: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Batches of ``size``; the last one may be smaller."""
+        columns = (_split(column, size) for column in vars(self).values())
+        return (Batch(*parts) for parts in zip(*columns))  # noqa: B905 (None repeats for ever)
 
 
 class ReplayBuffer:
-    """A ring of the last ``capacity`` transitions on the learner's device.
+    """The last transitions of some environments, on the learner's device.
 
-    One transition is one float32 record, so that sampling a batch is a single gather.
+    Observations and transitions lie in one ring each, both in order of time. There is room for as
+    many observations as transitions, and for those of unfinished ones. The last observation of an
+    episode takes a place of its own, so with short episodes there are fewer transitions than
+    ``capacity``: those whose observations were overwritten are forgotten.
 
     Args:
-        capacity: how many transitions.
-        observation_size: length of a flat observation.
-        device: where the records lie.
+        space: of one observation.
+        capacity: how many transitions, at most.
+        num_envs: how many environments they come from.
+        n_steps: rewards summed into one transition; fewer at the end of an episode.
+        gamma: discount.
+        alpha: how much priorities count when sampling, from 0 to 1; ``None``: uniform.
+        device: where observations and transitions lie.
+
+    Attributes:
+        added: how many transitions were ever added.
+
+    Raises:
+        ValueError: the device has less memory than it needs.
     """
 
-    def __init__(self, capacity: int, observation_size: int, device: torch.device | str = "cpu"):
-        self.capacity = capacity
-        self.observation_size = observation_size
-        # Zeroed pages are only backed by memory once written, so an unfilled buffer costs little.
-        self._records = torch.zeros(capacity, 2 * observation_size + 3, device=device)
-        self._next = 0
+    def __init__(
+        self,
+        space: spaces.Space,
+        capacity: int,
+        num_envs: int = 1,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+        alpha: float | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.capacity, self.num_envs, self.n_steps, self.alpha = capacity, num_envs, n_steps, alpha
+        self.device = torch.device(device)
+        # An environment may have n unfinished transitions, and two observations for each.
+        self._places = capacity + 2 * (n_steps + 1) * num_envs
+        layout = {
+            key: (box.shape, torch.from_numpy(np.empty(0, box.dtype)).dtype)
+            for key, box in boxes(space).items()
+        }
+        per_place = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.values())
+        self.nbytes = self._places * per_place + capacity * (3 * 8 + 2 * 4 + 8)
+        if alpha is not None:
+            self.nbytes += SumTree.needed(capacity)
+        _check_memory(self.nbytes, capacity, self.device)
+
+        # Not zeroed: what is not yet written takes no memory.
+        self._observations = {
+            key: torch.empty(self._places, *shape, dtype=dtype, device=self.device)
+            for key, (shape, dtype) in layout.items()
+        }
+        self._links = torch.empty(capacity, 3, dtype=torch.int64, device=self.device)
+        self._numbers = torch.empty(capacity, 2, device=self.device)
+        self._oldest_needed = np.empty(capacity, dtype=np.int64)  # the first observation in use
+        self._tree = None if alpha is None else SumTree(capacity)
+        self._highest_priority = 1.0
+        self._stored = 0  # observations, ever; they are numbered, and place = number % places
+        self.added = 0
         self._size = 0
+
+        # Unfinished transitions [n, num_envs]: at index k those that began k steps ago.
+        self._current = np.zeros(num_envs, dtype=np.int64)
+        self._starts = np.zeros((n_steps, num_envs), dtype=np.int64)
+        self._actions = np.zeros((n_steps, num_envs), dtype=np.int64)
+        self._returns = np.zeros((n_steps, num_envs))
+        self._unfinished = np.zeros(num_envs, dtype=np.int64)
+        self._ages = np.arange(n_steps)[:, None]
+        self._discounts = float(gamma) ** np.arange(n_steps + 1)
 
     def __len__(self) -> int:
         return self._size
 
-    def add(
-        self,
-        observations: np.ndarray,
-        next_observations: np.ndarray,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        discounts: np.ndarray,
-    ) -> None:
-        """Store N transitions (N at most ``capacity``), overwriting the oldest.
+    def begin(self, rows: np.ndarray, observations: Mapping[str, torch.Tensor]) -> None:
+        """New episodes begin; what was unfinished in these rows is dropped.
 
         Args:
-            observations: ``[N, D]``.
-            next_observations: ``[N, D]``.
-            actions: ``[N]``.
-            rewards: ``[N]``.
-            discounts: ``[N]``.
+            rows: int64 ``[M]``: which environments.
+            observations: the first ones, by key: ``[M, *shape]``.
         """
-        count = len(actions)
-        if not count:
-            return
-        record = np.concatenate(
-            [observations, next_observations, np.stack([actions, rewards, discounts], axis=1)],
-            axis=1,
-            dtype=np.float32,
-        )
-        records = torch.from_numpy(record).to(self._records.device)
-        head = min(count, self.capacity - self._next)
-        self._records[self._next : self._next + head] = records[:head]
-        self._records[: count - head] = records[head:]
-        self._next = (self._next + count) % self.capacity
-        self._size = min(self._size + count, self.capacity)
+        self._unfinished[rows] = 0
+        self._current[rows] = self._store(observations)
+        self._forget()
 
-    def sample(self, batch_size: int, rng: torch.Generator) -> Batch:
-        """Draw ``batch_size`` transitions with replacement."""
-        rows = torch.randint(self._size, (batch_size,), generator=rng).to(self._records.device)
-        records = self._records.index_select(0, rows)
-        size = self.observation_size
-        return Batch(
-            observations=records[:, :size],
-            next_observations=records[:, size : 2 * size],
-            actions=records[:, 2 * size].long(),
-            rewards=records[:, 2 * size + 1],
-            discounts=records[:, 2 * size + 2],
+    def add(
+        self,
+        rows: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        observations: Mapping[str, torch.Tensor],
+    ) -> None:
+        """One step of some environments; after an end, `begin` has to come next for that row.
+
+        Args:
+            rows: int64 ``[M]``: which environments.
+            actions: int64 ``[M]``.
+            rewards: ``[M]``.
+            terminated: bool ``[M]``.
+            truncated: bool ``[M]``.
+            observations: what the actions led to, before any reset, by key: ``[M, *shape]``.
+        """
+        if not len(rows):
+            return
+        last = self.n_steps - 1
+        for unfinished in (self._starts, self._actions, self._returns):
+            unfinished[1:, rows] = unfinished[:last, rows]
+        self._starts[0, rows] = self._current[rows]
+        self._actions[0, rows] = actions
+        self._returns[0, rows] = 0.0
+        self._returns[:, rows] += self._discounts[:-1, None] * rewards
+        self._unfinished[rows] = np.minimum(self._unfinished[rows] + 1, self.n_steps)
+        self._current[rows] = reached = self._store(observations)
+
+        ended = terminated | truncated
+        finished = (self._ages < self._unfinished[rows]) & (ended | (self._ages == last))
+        age, column = np.nonzero(finished[::-1])  # the oldest come first
+        age = last - age
+        row = rows[column]
+        oldest_needed = self._starts[self._ages < self._unfinished].min()
+        self._unfinished[rows[ended]] = 0
+        links = np.stack(
+            [
+                self._starts[age, row] % self._places,
+                reached[column] % self._places,
+                self._actions[age, row],
+            ],
+            axis=1,
         )
+        # Termination ends all value; truncation does not: the value goes on beyond it.
+        discounts = self._discounts[age + 1] * ~terminated[column]
+        numbers = np.stack([self._returns[age, row], discounts], axis=1)
+        self._insert(links, numbers.astype(np.float32), oldest_needed)
+
+    def sample(self, batch_size: int, rng: torch.Generator, beta: float = 1.0) -> Batch:
+        """Draw ``batch_size`` transitions with replacement.
+
+        Prioritised: by proportional priority, from equal shares of the total (Schaul et al. 2016).
+
+        Args:
+            batch_size: how many.
+            rng: a generator on the CPU.
+            beta: how much the importance weights make up for the priorities, from 0 to 1.
+        """
+        weights = None
+        if self._tree is None:
+            rows = torch.randint(self._size, (batch_size,), generator=rng)
+            rows = rows.add_(self._oldest).remainder_(self.capacity)
+        else:
+            drawn, probabilities = self._tree.sample(batch_size, rng)
+            rows = torch.from_numpy(drawn)
+            weights = (self._size * probabilities) ** -beta
+            weights = torch.from_numpy((weights / weights.max()).astype(np.float32))
+            weights = weights.to(self.device)
+        there = rows.to(self.device)
+        links = self._links.index_select(0, there)
+        rewards, discounts = self._numbers.index_select(0, there).unbind(1)
+        places = links[:, :2].t().reshape(-1)
+        both = {key: o.index_select(0, places) for key, o in self._observations.items()}
+        return Batch(
+            observations=join({key: o[:batch_size] for key, o in both.items()}),
+            next_observations=join({key: o[batch_size:] for key, o in both.items()}),
+            actions=links[:, 2],
+            rewards=rewards,
+            discounts=discounts,
+            weights=weights,
+            rows=rows,
+        )
+
+    def update_priorities(self, rows: torch.Tensor, errors: torch.Tensor) -> None:
+        """Set priorities by temporal-difference errors.
+
+        Args:
+            rows: of the batch.
+            errors: float ``[B]``.
+        """
+        priorities = errors.abs().cpu().numpy().astype(np.float64) + PRIORITY_FLOOR
+        self._highest_priority = max(self._highest_priority, float(priorities.max()))
+        self._tree.set(rows.numpy(), priorities**self.alpha)
+
+    def get_state(self) -> dict[str, Any]:
+        """All that it holds: tensors, arrays and numbers, to go on from."""
+        places, size = min(self._stored, self._places), min(self.added, self.capacity)
+        state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
+        state["observations"] = {key: o[:places] for key, o in self._observations.items()}
+        state["links"], state["numbers"] = self._links[:size], self._numbers[:size]
+        state["oldest_needed"] = self._oldest_needed[:size]
+        state["unfinished"] = {name: getattr(self, name) for name in _UNFINISHED}
+        state["priorities"] = None if self._tree is None else self._tree.leaves[:size]
+        return state
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`get_state` of a buffer with the same arguments gave."""
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        for key, observations in state["observations"].items():
+            self._observations[key][: len(observations)] = observations
+        size = len(state["links"])
+        self._links[:size], self._numbers[:size] = state["links"], state["numbers"]
+        self._oldest_needed[:size] = state["oldest_needed"]
+        for name, array in state["unfinished"].items():
+            getattr(self, name)[...] = array
+        if self._tree is not None and size:
+            self._tree.set(np.arange(size), state["priorities"])
+
+    # Inside -------------------------------------------------------------------------------------
+
+    @property
+    def _oldest(self) -> int:
+        return (self.added - self._size) % self.capacity
+
+    def _store(self, observations: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Numbers of the newly stored observations, int64 ``[M]``."""
+        count = len(next(iter(observations.values())))
+        numbers = np.arange(self._stored, self._stored + count)
+        places = torch.from_numpy(numbers % self._places).to(self.device)
+        for key, stored in self._observations.items():
+            stored.index_copy_(0, places, observations[key])
+        self._stored += count
+        return numbers
+
+    def _insert(self, links: np.ndarray, numbers: np.ndarray, oldest_needed: int) -> None:
+        """Add finished transitions."""
+        rows = np.arange(self.added, self.added + len(links))[-self.capacity :] % self.capacity
+        there = torch.from_numpy(rows).to(self.device)
+        self._links.index_copy_(0, there, torch.from_numpy(links[-self.capacity :]).to(self.device))
+        self._numbers.index_copy_(
+            0, there, torch.from_numpy(numbers[-self.capacity :]).to(self.device)
+        )
+        self._oldest_needed[rows] = oldest_needed
+        self.added += len(links)
+        self._size = min(self._size + len(links), self.capacity)
+        if self._tree is not None:
+            self._tree.set(rows, np.full(len(rows), self._highest_priority**self.alpha))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the transitions that have lost an observation."""
+        oldest_kept, first = self._stored - self._places, self._oldest
+        if oldest_kept <= 0:
+            return
+        lost = bisect_left(
+            range(self._size),
+            oldest_kept,
+            key=lambda age: self._oldest_needed[(first + age) % self.capacity],
+        )
+        self._size -= lost
+        if self._tree is not None and lost:
+            self._tree.set((first + np.arange(lost)) % self.capacity, np.zeros(lost))
+
+
+def _split(column: Observation | None, size: int) -> Iterable[Any]:
+    if column is None:
+        return itertools.repeat(None)
+    if isinstance(column, dict):
+        parts = zip(*(part.split(size) for part in column.values()), strict=True)
+        return (dict(zip(column, values, strict=True)) for values in parts)
+    return column.split(size)
+
+
+_COUNTERS = ("added", "_size", "_stored", "_highest_priority")
+_UNFINISHED = ("_current", "_starts", "_actions", "_returns", "_unfinished")
+
+
+class SumTree:
+    """Priorities in the leaves of a binary tree whose nodes hold sums, for drawing by priority.
+
+    Args:
+        capacity: how many priorities; all are 0 at first.
+    """
+
+    def __init__(self, capacity: int):
+        self._first_leaf = _power_of_two(capacity)
+        self._sums = np.zeros(2 * self._first_leaf)  # the root is node 1
+
+    @staticmethod
+    def needed(capacity: int) -> int:
+        """Bytes it takes."""
+        return 2 * 8 * _power_of_two(capacity)
+
+    @property
+    def leaves(self) -> np.ndarray:
+        """All priorities, float64."""
+        return self._sums[self._first_leaf :]
+
+    def set(self, rows: np.ndarray, priorities: np.ndarray) -> None:
+        """Set the priorities of ``rows``, float64 ``[M]``."""
+        if not len(rows):
+            return
+        nodes = rows + self._first_leaf
+        self._sums[nodes] = priorities
+        while nodes[0] > 1:
+            nodes = nodes // 2
+            self._sums[nodes] = self._sums[2 * nodes] + self._sums[2 * nodes + 1]
+
+    def sample(self, count: int, rng: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw one row from each of ``count`` equal shares of the total.
+
+        Returns:
+            Rows int64 ``[count]``, and the probabilities they had, float64 ``[count]``.
+        """
+        total = self._sums[1]
+        share = torch.rand(count, dtype=torch.float64, generator=rng).numpy()
+        points = (np.arange(count) + share) / count * total
+        nodes = np.ones(count, dtype=np.int64)
+        while nodes[0] < self._first_leaf:
+            nodes = 2 * nodes
+            left = self._sums[nodes]
+            # Rounding must never lead to a leaf without priority.
+            right = (points >= left) & (self._sums[nodes + 1] > 0)
+            points = points - left * right
+            nodes = nodes + right
+        return nodes - self._first_leaf, self._sums[nodes] / total
+
+
+def _power_of_two(capacity: int) -> int:
+    """The least one that is no less."""
+    return 1 << (capacity - 1).bit_length()
+
+
+def _check_memory(needed: int, capacity: int, device: torch.device) -> None:
+    """Tell what a buffer will take, and refuse what is not there."""
+    there = None
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    elif hasattr(os, "sysconf"):  # Windows has none
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    logger.info("a replay buffer of %d transitions takes up to %s", capacity, _gb(needed))
+    if there is not None and needed > there:
+        raise ValueError(
+            f"a replay buffer of {capacity} transitions needs {_gb(needed)} of memory; "
+            f"{device} has {_gb(there)}"
+        )
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"

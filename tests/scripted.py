@@ -83,6 +83,36 @@ class Chain(gym.Env):
         return self.observe(), float(arrived), arrived, self.steps == 3, {}
 
 
+class Sides(gym.Env):
+    """One step: the action should tell whether it is bright, and with a Dict, on which side.
+
+    Args:
+        space: of the observations: an image, bright or dark, or a Dict of an image and a number.
+    """
+
+    def __init__(self, space):
+        self.observation_space = space
+        self.action_space = spaces.Discrete(4 if isinstance(space, spaces.Dict) else 2)
+
+    def observe(self):
+        images = self.observation_space
+        images = images["image"] if isinstance(images, spaces.Dict) else images
+        image = np.full(images.shape, 40 + 150 * (self.answer % 2), np.uint8)
+        if not isinstance(self.observation_space, spaces.Dict):
+            return image
+        return {"image": image, "side": np.array([self.answer // 2], np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.answer = int(self.np_random.integers(self.action_space.n))
+        return self.observe(), {}
+
+    def step(self, action):
+        reward = float(action == self.answer)
+        self.answer = 0  # tells nothing
+        return self.observe(), reward, True, False, {}
+
+
 def vector(*envs, mode=AutoresetMode.NEXT_STEP):
     """The environments side by side."""
     return SyncVectorEnv([lambda env=env: env for env in envs], autoreset_mode=mode)

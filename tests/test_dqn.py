@@ -1,4 +1,3 @@
-import inspect
 import json
 import random
 import time
@@ -7,23 +6,24 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from backbones import tiny_backbone
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from safetensors import safe_open
 from safetensors.torch import save_file
-from scripted import Chain, Counting, vector
+from scripted import Chain, Counting, Sides, vector
 from stable_baselines3.common.evaluation import evaluate_policy
 
+import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, KeepBest, evaluate
 from agents.hyperparameters import KNOWN_GOOD, TIMESTEPS
 from agents.replay import Batch
 
-ONE_STEP = {"n_steps": 1} if "n_steps" in inspect.signature(DQN).parameters else {}
 SMALL = {"net_arch": (8,), "learning_starts": 10, "batch_size": 8, "seed": 0, "dueling": False}
 
 
 def small(env=None, **options):
-    return DQN(env or Counting(), **{**SMALL, **ONE_STEP, **options})
+    return DQN(env or Counting(), **{**SMALL, **options})
 
 
 def weights(agent):
@@ -148,7 +148,6 @@ def test_values_of_a_chain(double_q, dueling):
         exploration_final_eps=1.0,
         net_arch=(32,),
         seed=0,
-        **ONE_STEP,
     ).learn(2500)
     best = gamma ** np.arange(4, -1, -1)  # of state s: 1 after 4 - s more steps
     expected = np.stack([gamma * best[[0, 0, 1, 2, 3]], best], axis=1)
@@ -157,6 +156,117 @@ def test_values_of_a_chain(double_q, dueling):
     # Bootstrapping from truncation as from termination would make state 0 worth half as much.
     np.testing.assert_allclose(found, expected, atol=0.04)
     assert agent.predict(np.eye(5))[0].tolist() == [1] * 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_steps": 3},
+        {"prioritized_replay": True},
+        {"noisy": True},
+        {"n_steps": 2, "prioritized_replay": True, "noisy": True, "dueling": True},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_every_switch_learns_a_chain(options):
+    agent = DQN(
+        vector(*(Chain() for _ in range(4))),
+        learning_rate=5e-3,
+        learning_starts=200,
+        gamma=0.7,
+        target_update_interval=50,
+        exploration_fraction=0.5,
+        net_arch=(32,),
+        seed=0,
+        **options,
+    ).learn(2500)
+    assert agent.predict(np.eye(5))[0].tolist() == [1] * 5
+    with torch.no_grad():
+        found = agent.q_network(torch.eye(5)).amax(dim=1).numpy()
+    np.testing.assert_allclose(found, 0.7 ** np.arange(4, -1, -1), atol=0.1)
+
+
+IMAGE = spaces.Box(0, 255, (16, 16, 1), np.uint8)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.name)
+@pytest.mark.parametrize(
+    "space",
+    [
+        IMAGE,
+        spaces.Box(0, 255, (3, 16, 20), np.uint8),
+        spaces.Dict({"image": IMAGE, "side": spaces.Box(0, 1, (1,))}),
+    ],
+    ids=["last", "first", "dict"],
+)
+def test_images_and_dicts(space, mode, tmp_path):
+    envs = [Sides(space) for _ in range(4)]
+    agent = DQN(
+        vector(*envs, mode=mode),
+        learning_rate=3e-3,
+        learning_starts=100,
+        batch_size=32,
+        train_freq=4,
+        gradient_steps=2,
+        gamma=0.0,
+        exploration_initial_eps=1.0,
+        exploration_final_eps=1.0,
+        net_arch=(32,),
+        seed=0,
+    ).learn(800)
+    agent.save(tmp_path / "agent")
+    loaded = DQN.load(tmp_path / "agent")
+    assert loaded.observation_space == space
+    for learner in (agent, loaded):
+        assert evaluate(learner, vector(*envs, mode=mode), 40, seed=1).mean("return") == 1
+    observation, _ = envs[0].reset()
+    assert loaded.predict(observation)[0].shape == ()
+
+
+def test_environments_of_tensors():
+    options = dict(num_envs=4, backbone=tiny_backbone(), terminate_on_success=True)
+    learned = [
+        small(gym.make_vec("LatentEdit-v0", tensors=tensors, autoreset_mode=mode, **options)).learn(
+            200
+        )
+        for mode in AutoresetMode
+        for tensors in (False, True)
+    ]
+    for usual, tensors in (learned[:2], learned[2:4], learned[4:]):
+        assert torch.equal(weights(usual), weights(tensors))
+
+
+def test_noise_explores_instead_of_epsilon():
+    agent = small(noisy=True, learning_starts=20).learn(40)
+    assert agent.exploration_rate == 0
+    observations = np.random.default_rng(0).random((1, 3)).astype(np.float32)
+    values = []
+    network = agent.q_network
+    network.register_forward_hook(lambda _, args, found: values.append(found))
+    for deterministic in (True, True, False, False):
+        agent.predict(observations, deterministic=deterministic)
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[2], values[3])
+    assert not torch.equal(values[0], values[2])
+
+
+def test_priorities_follow_the_errors():
+    agent = small(prioritized_replay=True, prioritized_replay_alpha=1.0, learning_rate=1e-9)
+    betas, sample = [], agent.buffer.sample
+    agent.buffer.sample = lambda size, rng, beta: betas.append(beta) or sample(size, rng, beta)
+    agent.learn(300)
+    np.testing.assert_allclose(betas, np.linspace(0.4, 1, 301)[9:-1], atol=1e-9)
+    batch = sample(2000, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        best = agent.q_network(batch.next_observations).argmax(dim=1, keepdim=True)
+        following = agent.target_network(batch.next_observations).gather(1, best)[:, 0]
+        found = agent.q_network(batch.observations).gather(1, batch.actions[:, None])[:, 0]
+    errors = (batch.rewards + batch.discounts * following - found).abs().numpy()
+    leaves = agent.buffer._tree.leaves[batch.rows]
+    # Those that were never drawn still have the priority of new ones.
+    drawn = leaves != leaves.max()
+    assert drawn.mean() > 0.3
+    np.testing.assert_allclose(leaves[drawn], errors[drawn] + 1e-6, rtol=1e-3)
 
 
 def linear_agent(**options):
@@ -192,22 +302,17 @@ def test_targets_by_hand(double_q, targets, monkeypatch):
         rewards=torch.full((3,), 0.5),
         discounts=torch.tensor([0.9, 0.9, 0.0]),
     )
-    calls = []
-    huber = torch.nn.functional.smooth_l1_loss
-    monkeypatch.setattr(
-        torch.nn.functional,
-        "smooth_l1_loss",
-        lambda *args: calls.append(args) or huber(*args),
-    )
-    agent._update(batch)
-    ((estimates, found),) = calls
-    torch.testing.assert_close(estimates, torch.tensor([2.0, 5.0, 1.0]))
-    torch.testing.assert_close(found, torch.tensor(targets))
-    assert estimates.requires_grad
-    assert not found.requires_grad
+    values = agent._next_values(batch)
+    torch.testing.assert_close(agent._targets(batch, values), torch.tensor(targets))
+    errors = agent._update(batch, values)
+    estimates = torch.tensor([2.0, 5.0, 1.0])
+    torch.testing.assert_close(errors, torch.tensor(targets) - estimates)
     errors = np.abs(np.array([2.0, 5.0, 1.0]) - targets)
-    loss = np.where(errors < 1, errors**2 / 2, errors - 0.5).mean()
-    assert float(agent.losses[-1]) == pytest.approx(loss)
+    losses = np.where(errors < 1, errors**2 / 2, errors - 0.5)
+    assert float(agent.losses[-1]) == pytest.approx(losses.mean())
+    batch.weights = torch.tensor([1.0, 0.5, 0.25])
+    agent._update(batch, values)
+    assert float(agent.losses[-1]) == pytest.approx((losses * [1, 0.5, 0.25]).mean())
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.25])
@@ -390,7 +495,7 @@ def test_a_loaded_agent_without_environment(path):
 
 
 def test_an_agent_made_without_environment():
-    late, usual = DQN(None, **SMALL, **ONE_STEP), small()
+    late, usual = DQN(None, **SMALL), small()
     late.set_env(Counting())
     assert torch.equal(weights(late.learn(50)), weights(usual.learn(50)))
 
@@ -430,11 +535,11 @@ DAMAGE = {
     "text": (lambda path: path.write_text("hello " * 9), "damaged or not a safetensors file ("),
     "foreign": (
         lambda path: save_file({"weight": torch.zeros(2)}, path),
-        "not a DQN agent; its format is None, expected 'latentgym-dqn-1'",
+        "not a DQN agent; its format is None, expected 'latentgym-dqn-2'",
     ),
     "backbone": (
         lambda path: edit(path, lambda m, _: m.update(format="latentgym-backbone-1")),
-        "not a DQN agent; its format is 'latentgym-backbone-1', expected 'latentgym-dqn-1'",
+        "not a DQN agent; its format is 'latentgym-backbone-1', expected 'latentgym-dqn-2'",
     ),
     "missing weight": (
         lambda path: edit(path, lambda _, t: t.pop("body.0.weight")),
@@ -511,16 +616,18 @@ def test_other_action_spaces_are_refused(space):
 @pytest.mark.parametrize(
     "space",
     [
-        spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        spaces.Box(0, 1, (8, 8, 3)),
         spaces.Box(0, 1, ()),
         spaces.Discrete(5),
         spaces.Dict({"a": spaces.Box(0, 1, (2,)), "b": spaces.Discrete(2)}),
     ],
-    ids=["image", "scalar", "discrete", "dict"],
+    ids=["image of floats", "scalar", "discrete", "dict"],
 )
 def test_other_observation_spaces_are_refused(space):
     line = said(DQN, with_spaces(observations=space))
-    assert line == f"observation space is {space}; DQN needs a flat Box"
+    assert line == (
+        f"observation space is {space}; DQN needs a flat Box, a uint8 image, or a Dict of such"
+    )
 
 
 @pytest.mark.parametrize(
@@ -546,6 +653,9 @@ def test_an_environment_of_other_sizes_is_refused(env):
     [
         *((name, 0, "at least 1") for name in ("buffer_size", "batch_size", "train_freq")),
         *((name, -1, "at least 1") for name in ("gradient_steps", "target_update_interval")),
+        ("n_steps", 0, "at least 1"),
+        ("prioritized_replay_alpha", 1.1, "from 0 to 1"),
+        ("prioritized_replay_beta0", -0.1, "from 0 to 1"),
         ("learning_starts", -1, "at least 0"),
         ("seed", -1, "at least 0"),
         *((name, value, "from 0 to 1") for name in ("gamma", "tau") for value in (-0.1, 1.1)),
@@ -566,6 +676,36 @@ def test_hyperparameters_out_of_range(name, value, allowed):
 def test_widths_out_of_range(value):
     line = said(DQN, Counting(), net_arch=value)
     assert line == f"net_arch is {list(value)}; each width must be at least 1"
+
+
+@pytest.mark.parametrize("net_arch", [(), (8,), (128, 128)])
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("norm", [0.1, 1e9])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_updates_against_torch(norm, dueling, net_arch, weighted):
+    options = dict(max_grad_norm=norm, dueling=dueling, net_arch=net_arch)
+    agent, twin = small(**options), small(**options)
+    batch = Batch(
+        observations=torch.rand(6, 3),
+        next_observations=torch.rand(6, 3),
+        actions=torch.tensor([0, 1, 2, 0, 1, 2]),
+        rewards=torch.rand(6) * 9,
+        discounts=torch.full((6,), 0.5),
+        weights=torch.rand(6) if weighted else None,
+    )
+    values = agent._next_values(batch)
+    network = twin.q_network
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(3):
+        targets = agent._targets(batch, values)
+        estimates = network(batch.observations)[range(6), batch.actions]
+        optimiser.zero_grad()
+        losses = torch.nn.functional.smooth_l1_loss(estimates, targets, reduction="none")
+        (losses * batch.weights if weighted else losses).mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), norm)
+        optimiser.step()
+        agent._update(batch, values)
+        torch.testing.assert_close(weights(agent), weights(twin))
 
 
 def test_a_buffer_smaller_than_one_step():
