@@ -19,17 +19,20 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from safetensors.torch import save
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from agents.callbacks import Checkpoint
+from agents.checks import check_hyperparameters
+from agents.environments import as_vector_env, autoreset_mode, check_rewards
 from agents.networks import QNetwork, as_one_vector
-from agents.observations import boxes, describe, read_description, shapes, split
+from agents.observations import boxes, shapes, split
 from agents.replay import Batch, ReplayBuffer
 from agents.schedules import linear
-from agents.states import get_env_state, pack, set_env_state, unpack
+from agents.spaces_json import space_from_json, space_to_json
+from agents.states import get_env_state, load_weights, pack, set_env_state, unpack
 from gan_backbones.files import read_safetensors, write_atomically
 
 FORMAT = "latentgym-dqn-2"
@@ -126,7 +129,30 @@ class DQN:
             name: value for name, value in locals().items() if name not in ("self", "env", "device")
         }
         self.hyperparameters["net_arch"] = list(net_arch)
-        _check(self.hyperparameters)
+        check_hyperparameters(
+            self.hyperparameters,
+            at_least={
+                0: ("learning_starts", "final_learning_rate", "seed"),
+                1: (
+                    "buffer_size",
+                    "batch_size",
+                    "n_steps",
+                    "train_freq",
+                    "gradient_steps",
+                    "target_update_interval",
+                ),
+            },
+            from_0_to_1=(
+                "gamma",
+                "tau",
+                "prioritized_replay_alpha",
+                "prioritized_replay_beta0",
+                "exploration_fraction",
+                "exploration_initial_eps",
+                "exploration_final_eps",
+            ),
+            above_0=("learning_rate", "max_grad_norm"),
+        )
         vars(self).update(self.hyperparameters)
         self.device = torch.device(device)
         seed = int(np.random.SeedSequence().generate_state(1)[0] if seed is None else seed)
@@ -233,8 +259,7 @@ class DQN:
         Raises:
             ValueError: spaces it cannot handle, or other than those the agent was made for.
         """
-        if not isinstance(env, VectorEnv):
-            env = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.SAME_STEP)
+        env = as_vector_env(env)
         observations, actions = env.single_observation_space, env.single_action_space
         if not isinstance(actions, spaces.Discrete):
             raise ValueError(f"action space is {actions}; DQN needs Discrete")
@@ -263,7 +288,7 @@ class DQN:
                 self.device,
             )
         self.env = env
-        self._mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self._mode = autoreset_mode(env)
         self._observations: dict[str, torch.Tensor] | None = None
         self._tensor_device: torch.device | None = None  # of an environment that speaks tensors
         self._ended = np.zeros(env.num_envs, dtype=np.bool_)
@@ -292,11 +317,7 @@ class DQN:
             agent.num_timesteps = int(metadata["num_timesteps"])
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: its description is damaged ({error!r})") from None
-        try:
-            agent.q_network.load_state_dict(tensors)
-        except RuntimeError as error:
-            message = " ".join(str(error).split())  # it has several lines
-            raise ValueError(f"{path}: the weights do not fit the agent: {message}") from None
+        load_weights(agent.q_network, tensors, path)
         agent.target_network.load_state_dict(tensors)
         if env is not None:
             agent.set_env(env)
@@ -405,10 +426,8 @@ class DQN:
             "format": file_format,
             # NumPy's numbers are not JSON.
             "hyperparameters": json.dumps(self.hyperparameters, default=lambda n: n.item()),
-            "observation_space": json.dumps(describe(self.observation_space)),
-            "action_space": json.dumps(
-                {"n": int(self.action_space.n), "start": int(self.action_space.start)}
-            ),
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
         }
 
     @classmethod
@@ -416,9 +435,11 @@ class DQN:
         """A fresh agent as a file describes it."""
         try:
             agent = cls(None, device=device, **json.loads(metadata["hyperparameters"]))
-            space = read_description(json.loads(metadata["observation_space"]))
-            discrete = json.loads(metadata["action_space"])
-            agent._build(space, spaces.Discrete(discrete["n"], start=discrete["start"]), 0)
+            agent._build(
+                space_from_json(metadata["observation_space"]),
+                space_from_json(metadata["action_space"]),
+                0,
+            )
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its description is damaged ({error!r})") from None
         return agent
@@ -487,9 +508,7 @@ class DQN:
             given = torch.from_numpy(actions).to(self._tensor_device)
         following, rewards, terminated, truncated, infos = self.env.step(given)
         rewards, terminated, truncated = map(_array, (rewards, terminated, truncated))
-        if not np.isfinite(rewards).all():
-            bad = rewards[~np.isfinite(rewards)][0]
-            raise ValueError(f"the environment returned the reward {bad}; it must be finite")
+        check_rewards(rewards)
         following = self._tensors(split(following))
         ended = terminated | truncated
         rows, began = np.arange(len(ended)), ended
@@ -677,41 +696,3 @@ def _is_single(parts: Mapping[str, np.ndarray], space: spaces.Space) -> bool:
             name = f"observation[{key!r}]" if key else "observation"
             raise ValueError(f"{name} has shape {part.shape}; expected {shape} or {batch}")
     return single
-
-
-def _check(hyperparameters: dict[str, Any]) -> None:
-    """Raise a ValueError that names the first hyper-parameter out of range."""
-    at_least = {
-        0: ("learning_starts", "final_learning_rate", "seed"),
-        1: (
-            "buffer_size",
-            "batch_size",
-            "n_steps",
-            "train_freq",
-            "gradient_steps",
-            "target_update_interval",
-        ),
-    }
-    for least, names in at_least.items():
-        for name in names:
-            value = hyperparameters[name]
-            if value is not None and not value >= least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
-    for name in (
-        "gamma",
-        "tau",
-        "prioritized_replay_alpha",
-        "prioritized_replay_beta0",
-        "exploration_fraction",
-        "exploration_initial_eps",
-        "exploration_final_eps",
-    ):
-        if not 0 <= hyperparameters[name] <= 1:
-            raise ValueError(f"{name} is {hyperparameters[name]}; it must be from 0 to 1")
-    for name in ("learning_rate", "max_grad_norm"):
-        if not hyperparameters[name] > 0:
-            raise ValueError(f"{name} is {hyperparameters[name]}; it must be above 0")
-    if not all(width >= 1 for width in hyperparameters["net_arch"]):
-        raise ValueError(
-            f"net_arch is {hyperparameters['net_arch']}; each width must be at least 1"
-        )

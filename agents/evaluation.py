@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from agents.environments import as_vector_env, autoreset_mode
 
 
 class Policy(Protocol):
@@ -67,9 +69,8 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; it must be at least 1")
-    if not isinstance(env, VectorEnv):
-        env = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.SAME_STEP)
-    mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    env = as_vector_env(env)
+    mode = autoreset_mode(env)
     rows = np.arange(env.num_envs)
     missing = (episodes + rows) // env.num_envs
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs)

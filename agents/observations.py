@@ -48,32 +48,3 @@ def join(parts: dict[str, Any]) -> Any:
 def shapes(space: spaces.Space) -> Any:
     """The shape of a Box, or the shapes of a Dict by key."""
     return join({key: box.shape for key, box in boxes(space).items()})
-
-
-def describe(space: spaces.Space) -> dict[str, Any]:
-    """The space as plain JSON data."""
-    if isinstance(space, spaces.Dict):
-        return {"spaces": {key: describe(box) for key, box in space.spaces.items()}}
-    return {
-        "shape": list(space.shape),
-        "dtype": str(space.dtype),
-        "low": _shortened(space.low),
-        "high": _shortened(space.high),
-    }
-
-
-def read_description(description: Mapping[str, Any]) -> spaces.Space:
-    """The inverse of `describe`."""
-    if "spaces" in description:
-        parts = description["spaces"].items()
-        return spaces.Dict({key: read_description(part) for key, part in parts})
-    shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
-    low, high = (
-        np.broadcast_to(np.array(description[name], dtype), shape) for name in ("low", "high")
-    )
-    return spaces.Box(low, high, dtype=dtype.type)
-
-
-def _shortened(bound: np.ndarray) -> Any:
-    """One number where all are the same: images have many."""
-    return bound.flat[0].item() if (bound == bound.flat[0]).all() else bound.tolist()

@@ -18,15 +18,18 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from safetensors.torch import save
 from torch import nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from agents.checks import check_hyperparameters
+from agents.environments import as_vector_env, autoreset_mode, check_rewards
 from agents.schedules import linear
 from agents.spaces_json import space_from_json, space_to_json
+from agents.states import load_weights
 from gan_backbones.files import read_safetensors, write_atomically
 
 FORMAT = "latentgym-reinforce-1"
@@ -116,7 +119,15 @@ class Reinforce:
             name: value for name, value in locals().items() if name not in ("self", "env", "device")
         }
         self.hyperparameters["net_arch"] = list(net_arch)
-        _check(self.hyperparameters)
+        check_hyperparameters(
+            self.hyperparameters,
+            at_least={
+                0: ("final_learning_rate", "ent_coef", "seed"),
+                1: ("n_episodes", "baseline_steps"),
+            },
+            from_0_to_1=("gamma",),
+            above_0=("learning_rate", "baseline_learning_rate", "max_grad_norm"),
+        )
         vars(self).update(self.hyperparameters)
         self.device = torch.device(device)
         seed = int(np.random.SeedSequence().generate_state(1)[0] if seed is None else seed)
@@ -207,8 +218,7 @@ class Reinforce:
         Raises:
             ValueError: spaces it cannot handle, or other than those the agent was made for.
         """
-        if not isinstance(env, VectorEnv):
-            env = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.SAME_STEP)
+        env = as_vector_env(env)
         observations, actions = env.single_observation_space, env.single_action_space
         continuous = isinstance(actions, spaces.Box) and np.issubdtype(actions.dtype, np.floating)
         if not isinstance(actions, spaces.Discrete) and not continuous:
@@ -229,7 +239,7 @@ class Reinforce:
                 f"the agent was made for {mine[0]} and {mine[1]}"
             )
         self.env = env
-        self._mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self._mode = autoreset_mode(env)
 
     def save(self, path: str | Path) -> None:
         """Write networks and hyper-parameters to one safetensors file, atomically."""
@@ -264,11 +274,7 @@ class Reinforce:
             agent.num_timesteps = int(metadata["num_timesteps"])
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its description is damaged ({error!r})") from None
-        try:
-            agent._networks.load_state_dict(tensors)
-        except RuntimeError as error:
-            message = " ".join(str(error).split())  # it has several lines
-            raise ValueError(f"{path}: the weights do not fit the agent: {message}") from None
+        load_weights(agent._networks, tensors, path)
         if env is not None:
             agent.set_env(env)
         return agent
@@ -306,9 +312,7 @@ class Reinforce:
             observations = self._tensor(following)
             actions = self._act(observations)
             following, rewards, terminated, truncated, infos = env.step(self._for_env(actions))
-            if not np.isfinite(rewards).all():
-                bad = rewards[~np.isfinite(rewards)][0]
-                raise ValueError(f"the environment returned the reward {bad}; it must be finite")
+            check_rewards(rewards)
             ended, counted = terminated | truncated, ~resetting & (missing > 0)
             beyond = self._values_beyond(truncated & ~terminated & counted, following, infos)
             paid = torch.tensor(rewards, dtype=torch.float32)
@@ -506,25 +510,3 @@ def _centre(box: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
         middle = box.low + half
     finite = np.isfinite(half)
     return np.where(finite, middle, 0), np.where(finite, half, 1)
-
-
-def _check(hyperparameters: dict[str, Any]) -> None:
-    """Raise a ValueError that names the first hyper-parameter out of range."""
-    at_least = {
-        0: ("final_learning_rate", "ent_coef", "seed"),
-        1: ("n_episodes", "baseline_steps"),
-    }
-    for least, names in at_least.items():
-        for name in names:
-            value = hyperparameters[name]
-            if value is not None and not value >= least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
-    if not 0 <= hyperparameters["gamma"] <= 1:
-        raise ValueError(f"gamma is {hyperparameters['gamma']}; it must be from 0 to 1")
-    for name in ("learning_rate", "baseline_learning_rate", "max_grad_norm"):
-        if not hyperparameters[name] > 0:
-            raise ValueError(f"{name} is {hyperparameters[name]}; it must be above 0")
-    if not all(width >= 1 for width in hyperparameters["net_arch"]):
-        raise ValueError(
-            f"net_arch is {hyperparameters['net_arch']}; each width must be at least 1"
-        )

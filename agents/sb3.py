@@ -22,6 +22,8 @@ from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvStepReturn,
 )
 
+from agents.environments import autoreset_mode
+
 
 class SB3VecEnv(VecEnv):
     """A Gymnasium vector environment as Stable-Baselines3's algorithms and wrappers take it.
@@ -54,7 +56,7 @@ class SB3VecEnv(VecEnv):
             raise ValueError(
                 f"{vector_env} is no vector environment; make one by gymnasium.make_vec"
             )
-        self._mode = vector_env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self._mode = autoreset_mode(vector_env)
         if self._mode == AutoresetMode.NEXT_STEP:
             raise ValueError(
                 f"{vector_env} resets a row at the next step, which Stable-Baselines3 cannot use; "

@@ -3,30 +3,57 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 
-def space_to_json(space: spaces.Discrete | spaces.Box) -> str:
-    """Describe a `Discrete` or `Box` space; :func:`space_from_json` reads it."""
-    if isinstance(space, spaces.Discrete):
-        return json.dumps({"type": "Discrete", "n": int(space.n), "start": int(space.start)})
-    low, high = space.low.tolist(), space.high.tolist()
-    return json.dumps({"type": "Box", "low": low, "high": high, "dtype": str(space.dtype)})
+def space_to_json(space: spaces.Space) -> str:
+    """Describe a `Discrete` or `Box` space, or a `Dict` of such; `space_from_json` reads it."""
+    return json.dumps(_describe(space))
 
 
-def space_from_json(text: str) -> spaces.Discrete | spaces.Box:
+def space_from_json(text: str) -> spaces.Space:
     """The space that :func:`space_to_json` described.
 
     Raises:
         AssertionError, AttributeError, KeyError, TypeError, ValueError: not such a text.
     """
-    described = json.loads(text)
-    if described["type"] == "Discrete":
+    return _read(json.loads(text))
+
+
+def _describe(space: spaces.Space) -> dict[str, Any]:
+    if isinstance(space, spaces.Dict):
+        parts = {key: _describe(part) for key, part in space.spaces.items()}
+        return {"type": "Dict", "spaces": parts}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    return {
+        "type": "Box",
+        "shape": list(space.shape),
+        "dtype": str(space.dtype),
+        "low": _shortened(space.low),
+        "high": _shortened(space.high),
+    }
+
+
+def _read(described: Mapping[str, Any]) -> spaces.Space:
+    kind = described["type"]
+    if kind == "Dict" and "spaces" in described:
+        return spaces.Dict({key: _read(part) for key, part in described["spaces"].items()})
+    if kind == "Discrete":
         return spaces.Discrete(described["n"], start=described["start"])
-    if described["type"] != "Box":
-        raise ValueError(f"unknown space {described['type']!r}")
-    dtype = np.dtype(described["dtype"])
-    low, high = (np.array(described[bound], dtype) for bound in ("low", "high"))
-    return spaces.Box(low, high, dtype=dtype)
+    if kind != "Box":
+        raise ValueError(f"unknown space {kind!r}")
+    shape, dtype = tuple(described["shape"]), np.dtype(described["dtype"])
+    low, high = (
+        np.broadcast_to(np.array(described[bound], dtype), shape) for bound in ("low", "high")
+    )
+    return spaces.Box(low, high, dtype=dtype.type)
+
+
+def _shortened(bound: np.ndarray) -> Any:
+    """One number where all are the same: images have many."""
+    return bound.flat[0].item() if (bound == bound.flat[0]).all() else bound.tolist()

@@ -6,6 +6,7 @@ And the state of environments: what a learner that is resumed needs to go on whe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from torch import nn
 
 KINDS = {torch.Tensor: "tensor", np.ndarray: "array", np.generic: "number"}
 
@@ -113,3 +115,16 @@ def _unwrapped(env: gym.Env) -> tuple[list[TimeLimit], gym.Env | None]:
         env = env.env
     known = not isinstance(env, gym.Wrapper) and hasattr(env, "get_state")
     return limits, env if known else None
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Give a network the weights that a file holds.
+
+    Raises:
+        ValueError: they are another network's; the message names the file.
+    """
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        message = " ".join(str(error).split())  # it has several lines
+        raise ValueError(f"{path}: the weights do not fit the agent: {message}") from None

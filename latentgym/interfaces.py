@@ -117,18 +117,24 @@ def goal_space(core: EditCore) -> spaces.Dict:
 
 
 def goal(core: EditCore, rows: Rows) -> dict[str, torch.Tensor]:
-    """The observation parts but for the target, and two goals ``[N, V + 1]``.
-
-    ``achieved_goal``: probabilities of all variants, and realism. ``desired_goal``: one-hot of the
-    target, and the start's realism.
-    """
-    realism = torch.sigmoid(core.realism[rows])[:, None]
-    start_realism = torch.sigmoid(core.start_realism[rows])[:, None]
+    """The observation parts but for the target, and the two goals."""
     return {
         "observation": vector(core, rows, goal_free_parts(core)),
-        "achieved_goal": torch.cat([core.attributes[rows].exp(), realism], dim=1),
-        "desired_goal": torch.cat([core.wanted[rows], start_realism], dim=1),
+        "achieved_goal": achieved_goal(core, rows),
+        "desired_goal": desired_goal(core, rows),
     }
+
+
+def achieved_goal(core: EditCore, rows: Rows) -> torch.Tensor:
+    """Probabilities of all variants, and realism: ``[N, V + 1]``."""
+    realism = torch.sigmoid(core.realism[rows])
+    return torch.cat([core.attributes[rows].exp(), realism[:, None]], dim=1)
+
+
+def desired_goal(core: EditCore, rows: Rows) -> torch.Tensor:
+    """One-hot of the target, and the start's realism: ``[N, V + 1]``."""
+    realism = torch.sigmoid(core.start_realism[rows])
+    return torch.cat([core.wanted[rows], realism[:, None]], dim=1)
 
 
 def goal_free_parts(core: EditCore) -> tuple[str, ...]:
@@ -185,14 +191,12 @@ GOAL_REWARDS = {"sparse": sparse_reward, "dense": dense_reward}
 def _goal_paid(
     core: EditCore, rows: Rows, components: torch.Tensor, kind: str
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    seen = goal(core, rows)
-    reward = GOAL_REWARDS[kind](seen["achieved_goal"], seen["desired_goal"])
+    reward = GOAL_REWARDS[kind](achieved_goal(core, rows), desired_goal(core, rows))
     return reward, {"goal": reward.clone()}
 
 
 def _goal_resting(core: EditCore, rows: Rows) -> torch.Tensor:
-    seen = goal(core, rows)
-    return goal_reached(seen["achieved_goal"], seen["desired_goal"])
+    return goal_reached(achieved_goal(core, rows), desired_goal(core, rows))
 
 
 # Interfaces ---------------------------------------------------------------------------------------

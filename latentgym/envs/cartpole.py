@@ -16,11 +16,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from latentgym.envs import vectorising
-from latentgym.envs.reading import check_state, generator, read_action
+from latentgym.envs.reading import check_render_mode, check_state, generator, read_action
 from latentgym.rendering import tile
 
 REWARDS = ("classic", "shaped")
-RENDER_MODES = ("human", "rgb_array")
 START_BOUND = 0.05  # Gymnasium's own
 
 
@@ -92,9 +91,7 @@ class CartPoleEnv(classic.CartPoleEnv):
     """  # noqa: D415
 
     def __init__(self, render_mode: str | None = None, **reward: Any):
-        if render_mode not in (None, *RENDER_MODES):
-            allowed = ", ".join(map(repr, RENDER_MODES))
-            raise ValueError(f"render_mode is {render_mode!r}; allowed: None, {allowed}")
+        check_render_mode(render_mode, self.metadata["render_modes"])
         super().__init__(render_mode=render_mode)
         self.observation_space = finite(self.observation_space)
         self._episode = Episodes((), self.x_threshold, self.theta_threshold_radians, **reward)
@@ -190,10 +187,8 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         render_mode: str | None = None,
         **reward: Any,
     ):
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; allowed: None, 'rgb_array'")
+        vectorising.check_num_envs(num_envs)
+        check_render_mode(render_mode, self.metadata["render_modes"])
         super().__init__(num_envs, vectorising.step_limit(max_episode_steps), render_mode)
         self.single_observation_space = finite(self.single_observation_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)

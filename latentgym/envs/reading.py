@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,14 @@ def _read_latents(core: EditCore, latent: Any, count: int) -> np.ndarray:
             f"found values from {latents.min()} to {latents.max()}"
         )
     return np.broadcast_to(latents, shape).copy()
+
+
+def check_render_mode(render_mode: str | None, allowed: Sequence[str]) -> None:
+    """Raise a ValueError unless it is None or one of the modes allowed."""
+    if render_mode is not None and render_mode not in allowed:
+        raise ValueError(
+            f"render_mode is {render_mode!r}; allowed: None, {', '.join(map(repr, allowed))}"
+        )
 
 
 def read_action(space: spaces.Space, action: Any) -> np.ndarray:

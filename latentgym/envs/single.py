@@ -11,12 +11,16 @@ import torch
 
 from gan_backbones import AttributeSchema, Backbone
 from latentgym.core import COMPONENTS, EVERY, EditCore
-from latentgym.envs.reading import check_state, generator, read_action, read_options
+from latentgym.envs.reading import (
+    check_render_mode,
+    check_state,
+    generator,
+    read_action,
+    read_options,
+)
 from latentgym.interfaces import DISCRETE, Interface, nudge_keys
 from latentgym.rendering import EditView, Window, draw_frame
 from latentgym.task import EditTask
-
-RENDER_MODES = ("human", "rgb_array")
 
 
 class EditEnv(gym.Env):
@@ -27,15 +31,11 @@ class EditEnv(gym.Env):
         **task: as for `latentgym.task.EditTask`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 10}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
     interface: Interface = DISCRETE
 
     def __init__(self, render_mode: str | None = None, **task: Any):
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(
-                f"render_mode is {render_mode!r}; "
-                f"allowed: None, {', '.join(map(repr, RENDER_MODES))}"
-            )
+        check_render_mode(render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
         self.core = EditCore(EditTask(**task), 1, self.interface.keep_pictures)
         self.observation_space = self.interface.observation_space(self.core)

@@ -14,7 +14,14 @@ from gymnasium.vector.utils import batch_space
 from gan_backbones import Backbone
 from latentgym.core import EVERY, EditCore, Rows
 from latentgym.envs import vectorising
-from latentgym.envs.reading import check_state, generator, one_line, read_action, read_options
+from latentgym.envs.reading import (
+    check_render_mode,
+    check_state,
+    generator,
+    one_line,
+    read_action,
+    read_options,
+)
 from latentgym.interfaces import DISCRETE, Interface
 from latentgym.rendering import tile
 from latentgym.task import EditTask
@@ -56,10 +63,8 @@ class EditVectorEnv(VectorEnv):
         tensors: bool = False,
         **task: Any,
     ):
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; allowed: None, 'rgb_array'")
+        vectorising.check_num_envs(num_envs)
+        check_render_mode(render_mode, self.metadata["render_modes"])
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -205,15 +210,12 @@ class EditVectorEnv(VectorEnv):
         self, ended: np.ndarray, parts: dict[str, torch.Tensor], infos: dict[str, Any]
     ) -> dict[str, Any]:
         """Reset the ended rows; what they ended with goes into final_obs and final_info."""
-        observations = self._observations()
-        if not self.tensors:
-            observations = self._of_rows(observations, ended)
-        final = {
-            "final_obs": observations,
-            "_final_obs": self._flags(ended),
-            "final_info": self._narrow(infos, ended),
-            "_final_info": self._flags(ended),
-        }
+        observations, info = self._observations(), self._narrow(infos, ended)
+        if self.tensors:
+            flags = {name: self._flags(ended) for name in ("_final_obs", "_final_info")}
+            final = {"final_obs": observations, "final_info": info, **flags}
+        else:
+            final = vectorising.final_infos(observations, info, ended)
         self._begin(ended, None, None)
         self._ended = np.zeros_like(ended)
         rows = self._rows(~ended)
@@ -276,16 +278,6 @@ class EditVectorEnv(VectorEnv):
         if isinstance(observations, dict):
             return {key: value.cpu().numpy() for key, value in observations.items()}
         return observations.cpu().numpy()
-
-    def _of_rows(self, observations: Any, mask: np.ndarray) -> np.ndarray:
-        """Array of objects: the observations of the rows in ``mask``, one by one; else None."""
-        single = np.full(self.num_envs, None, dtype=object)
-        for row in np.flatnonzero(mask):
-            if isinstance(observations, dict):
-                single[row] = {key: value[row].copy() for key, value in observations.items()}
-            else:
-                single[row] = observations[row].copy()
-        return single
 
     def _flags(self, mask: np.ndarray) -> Any:
         """A copy of a mask, as what this environment gives."""

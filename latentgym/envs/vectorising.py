@@ -14,6 +14,12 @@ from gymnasium.vector import AutoresetMode
 from latentgym.envs.reading import one_line
 
 
+def check_num_envs(num_envs: int) -> None:
+    """Raise a ValueError unless there is a row."""
+    if num_envs < 1:
+        raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
+
+
 def step_limit(max_episode_steps: int | None) -> float:
     """The number of steps after which a row is truncated: infinity for ``None`` or -1."""
     if max_episode_steps is None or max_episode_steps == -1:
@@ -138,7 +144,7 @@ def shown(info: Mapping[str, Any], mask: np.ndarray) -> dict[str, Any]:
 
 
 def final_infos(
-    observations: np.ndarray, info: dict[str, Any], ended: np.ndarray
+    observations: np.ndarray | Mapping[str, np.ndarray], info: dict[str, Any], ended: np.ndarray
 ) -> dict[str, Any]:
     """What `AutoresetMode.SAME_STEP` tells of the episodes that a step ended.
 
@@ -149,7 +155,10 @@ def final_infos(
     """
     final_obs = np.full(len(ended), None, dtype=object)
     for row in np.flatnonzero(ended):
-        final_obs[row] = observations[row].copy()
+        if isinstance(observations, Mapping):
+            final_obs[row] = {key: value[row].copy() for key, value in observations.items()}
+        else:
+            final_obs[row] = observations[row].copy()
     return {
         "final_obs": final_obs,
         "_final_obs": ended.copy(),
