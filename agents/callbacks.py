@@ -144,7 +144,7 @@ class TensorBoard:
         seconds, steps = time.monotonic() - self._began[0], agent.num_timesteps - self._began[1]
         figures = {
             "rollout/exploration_rate": agent.exploration_rate,
-            "train/learning_rate": agent.optimiser.param_groups[0]["lr"],
+            "train/learning_rate": agent.optimiser.learning_rate,
             "time/fps": steps / seconds,
         }
         if agent.episode_returns:

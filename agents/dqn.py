@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safetensors.torch import save
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from agents.adam import Adam
 from agents.callbacks import Checkpoint
 from agents.checks import check_hyperparameters
 from agents.environments import as_vector_env, autoreset_mode, check_rewards
@@ -35,11 +37,11 @@ from agents.spaces_json import space_from_json, space_to_json
 from agents.states import get_env_state, load_weights, pack, set_env_state, unpack
 from gan_backbones.files import read_safetensors, write_atomically
 
-FORMAT = "latentgym-dqn-2"
-CHECKPOINT_FORMAT = "latentgym-dqn-checkpoint-1"
+FORMAT = "latentgym-dqn-3"
+CHECKPOINT_FORMAT = "latentgym-dqn-checkpoint-2"
 
-UPDATES_TOGETHER = 16
-"""Updates whose batches are drawn, and valued by the target network, in one go."""
+BATCHES_TOGETHER = 16
+"""Batches that are drawn in one go."""
 
 Callback = Callable[["DQN"], object]
 
@@ -77,6 +79,8 @@ class DQN:
         exploration_final_eps: epsilon from then on.
         max_grad_norm: the gradient is scaled down to this norm.
         net_arch: widths of the hidden layers.
+        compile: compile the gradient by `torch.compile`: half a minute at first, then updates of
+            small networks take half the time. Needs a C++ compiler; not with ``noisy``.
         seed: of weights, exploration, replay and the environment; ``None`` draws one.
         device: where the networks and the buffer lie.
 
@@ -122,6 +126,7 @@ class DQN:
         exploration_final_eps: float = 0.05,
         max_grad_norm: float = 10.0,
         net_arch: Sequence[int] = (256, 256),
+        compile: bool = False,
         seed: int | None = None,
         device: str = "cpu",
     ):
@@ -153,6 +158,8 @@ class DQN:
             ),
             above_0=("learning_rate", "max_grad_norm"),
         )
+        if compile and noisy:
+            raise ValueError("compile is True; it must be False with noisy")
         vars(self).update(self.hyperparameters)
         self.device = torch.device(device)
         seed = int(np.random.SeedSequence().generate_state(1)[0] if seed is None else seed)
@@ -198,7 +205,7 @@ class DQN:
         """
         parts = {key: np.asarray(value) for key, value in split(observation).items()}
         single = _is_single(parts, self.observation_space)
-        batch = self._tensors({k: v[None] if single else v for k, v in parts.items()})
+        batch = {key: part[None] if single else part for key, part in parts.items()}
         epsilon = 0.0 if deterministic or self.noisy else self.exploration_final_eps
         actions = self._act(batch, epsilon, noisy=not deterministic)
         return (actions[0] if single else actions), state
@@ -289,8 +296,9 @@ class DQN:
             )
         self.env = env
         self._mode = autoreset_mode(env)
-        self._observations: dict[str, torch.Tensor] | None = None
+        self._observations: dict[str, Any] | None = None  # as the environment gave them
         self._tensor_device: torch.device | None = None  # of an environment that speaks tensors
+        self._rows = np.arange(env.num_envs)
         self._ended = np.zeros(env.num_envs, dtype=np.bool_)
         self._returns = np.zeros(env.num_envs)
 
@@ -341,7 +349,7 @@ class DQN:
             **{name: getattr(self, name) for name in _SAVED},
             "parameters": self._parameters,
             "target_parameters": self._target_parameters,
-            "optimiser": self.optimiser.state_dict()["state"].get(0),
+            "optimiser": self.optimiser.get_state(),
             "buffer": self.buffer.get_state(),
             "rng": self._rng.bit_generator.state,
             "sampling_rng": self._sampling_rng.get_state(),
@@ -402,16 +410,13 @@ class DQN:
         with torch.no_grad():
             self._parameters.copy_(state["parameters"])
             self._target_parameters.copy_(state["target_parameters"])
-        if state["optimiser"] is not None:
-            optimiser = {**self.optimiser.state_dict(), "state": {0: state["optimiser"]}}
-            self.optimiser.load_state_dict(optimiser)
+        self.optimiser.set_state(state["optimiser"])
         self.buffer.set_state(state["buffer"])
         self._rng.bit_generator.state = state["rng"]
         self._sampling_rng.set_state(state["sampling_rng"])
         self.episode_returns.extend(state["episode_returns"])
         if state["losses"] is not None:
             self.losses.extend(state["losses"].to(self.device))
-        self._observations = {k: v.to(self.device) for k, v in self._observations.items()}
         self._callback_states = [tuple(saved) for saved in state["callbacks"]]
         if state["env"] is not None:
             set_env_state(self.env, state["env"])
@@ -448,6 +453,7 @@ class DQN:
 
     def _build(self, observations: spaces.Space, actions: spaces.Discrete, seed: int) -> None:
         self.observation_space, self.action_space = observations, actions
+        self._first_action = int(actions.start)
         self._dtypes = {
             key: torch.from_numpy(np.empty(0, box.dtype)).dtype
             for key, box in boxes(observations).items()
@@ -460,8 +466,9 @@ class DQN:
         # As one vector each, so that one operation steps, clips or averages all of a network.
         self._parameters = as_one_vector(self.q_network)
         self._target_parameters = as_one_vector(self.target_network).copy_(self._parameters)
-        self._parameters.grad = torch.zeros_like(self._parameters)
-        self.optimiser = torch.optim.Adam([self._parameters], self.learning_rate, fused=True)
+        self.optimiser = Adam(self._parameters, self.learning_rate)
+        if self.compile:
+            self._backpropagate = torch.compile(self._backpropagate, fullgraph=True, dynamic=False)
 
     def _set_callbacks(self, callbacks: list[Callback]) -> None:
         """Checkpoints come last; those resumed get the state they had."""
@@ -479,25 +486,23 @@ class DQN:
         """Begin episodes in all environments."""
         observations, _ = self.env.reset(seed=self._env_seed)
         self._env_seed = None
-        self._observations = self._tensors(split(observations))
+        self._observations = self._noticed(observations)
         self.buffer.begin(np.arange(self.env.num_envs), self._observations)
 
     @torch.no_grad()
-    def _act(
-        self, observations: dict[str, torch.Tensor], epsilon: float, noisy: bool
-    ) -> np.ndarray:
+    def _act(self, observations: Mapping[str, Any], epsilon: float, noisy: bool) -> np.ndarray:
         """Epsilon-greedy actions int64 ``[N]``."""
         count = len(next(iter(observations.values())))
-        start = int(self.action_space.start)
         explore = self._rng.random(count) < epsilon if epsilon else np.zeros(count, dtype=np.bool_)
-        if explore.all() and epsilon:
-            return start + self._rng.integers(self.action_space.n, size=count)
+        exploring = int(np.count_nonzero(explore))
+        if exploring == count:
+            return self._first_action + self._rng.integers(self.action_space.n, size=count)
         if self.noisy:
             self.q_network.draw_noise(self._sampling_rng if noisy else None)
-        actions = self.q_network(observations).argmax(dim=1).cpu().numpy()
-        if explore.any():
-            actions[explore] = self._rng.integers(self.action_space.n, size=int(explore.sum()))
-        return start + actions
+        actions = self.q_network(self._tensors(observations)).argmax(dim=1).cpu().numpy()
+        if exploring:
+            actions[explore] = self._rng.integers(self.action_space.n, size=exploring)
+        return self._first_action + actions
 
     def _collect(self, progress: float) -> None:
         """One step of every environment, stored unless it was a mere reset."""
@@ -509,30 +514,28 @@ class DQN:
         following, rewards, terminated, truncated, infos = self.env.step(given)
         rewards, terminated, truncated = map(_array, (rewards, terminated, truncated))
         check_rewards(rewards)
-        following = self._tensors(split(following))
+        following = self._noticed(following)
         ended = terminated | truncated
-        rows, began = np.arange(len(ended)), ended
+        some_ended = np.count_nonzero(ended)
+        rows, reached, began = self._rows, following, ended
         if self._mode == AutoresetMode.NEXT_STEP:
-            # A step after an end is a reset: its action was ignored.
-            rows, began = np.flatnonzero(~self._ended), self._ended
-        reached = following  # what the actions led to, before any reset
-        if self._mode == AutoresetMode.SAME_STEP and ended.any():
+            began = self._ended
+            if np.count_nonzero(began):  # a step after an end is a reset: its action was ignored
+                rows = np.flatnonzero(~began)
+        elif self._mode == AutoresetMode.SAME_STEP and some_ended:
             reached = self._with_final(following, infos["final_obs"], ended)
-        self.buffer.add(
-            rows,
-            actions[rows] - int(self.action_space.start),
-            rewards[rows],
-            terminated[rows],
-            truncated[rows],
-            _take(reached, rows),
-        )
-        self._returns[rows] += rewards[rows]
-        self.episode_returns.extend(self._returns[ended].tolist())
-        self._returns[ended] = 0.0
-        if self._mode == AutoresetMode.DISABLED and ended.any():
-            following, _ = self.env.reset(options={"reset_mask": ended.copy()})
-            following = self._tensors(split(following))
-        if began.any():
+        columns = [actions - self._first_action, rewards, terminated, truncated]
+        if len(rows) < len(ended):
+            columns, reached = [column[rows] for column in columns], _take(reached, rows)
+        self.buffer.add(rows, *columns, reached)
+        self._returns[rows] += columns[1]
+        if some_ended:
+            self.episode_returns.extend(self._returns[ended].tolist())
+            self._returns[ended] = 0.0
+            if self._mode == AutoresetMode.DISABLED:
+                following, _ = self.env.reset(options={"reset_mask": ended.copy()})
+                following = self._noticed(following)
+        if np.count_nonzero(began):
             self.buffer.begin(np.flatnonzero(began), _take(following, np.flatnonzero(began)))
         self._observations = following
         self._ended = ended
@@ -558,31 +561,27 @@ class DQN:
     def _train(self, progress: float) -> None:
         """``gradient_steps`` updates, none of which moves the target network."""
         if self.final_learning_rate is not None:
-            rate = linear(self.learning_rate, self.final_learning_rate, 1.0, progress)
-            self.optimiser.param_groups[0]["lr"] = rate
+            self.optimiser.learning_rate = linear(
+                self.learning_rate, self.final_learning_rate, 1.0, progress
+            )
         beta = linear(self.prioritized_replay_beta0, 1.0, 1.0, progress)
         # Priorities change with each update, and noise is drawn for each.
-        together = 1 if self.prioritized_replay or self.noisy else UPDATES_TOGETHER
+        together = 1 if self.prioritized_replay or self.noisy else BATCHES_TOGETHER
         for done in range(0, self.gradient_steps, together):
             count = min(together, self.gradient_steps - done)
-            batch = self.buffer.sample(count * self.batch_size, self._sampling_rng, beta)
-            values = self._next_values(batch)
-            parts = batch.split(self.batch_size), values.split(self.batch_size)
-            for part, part_values in zip(*parts, strict=True):
-                errors = self._update(part, part_values)
-                if self.prioritized_replay:
-                    self.buffer.update_priorities(part.rows, errors)
+            drawn = self.buffer.sample(count * self.batch_size, self._sampling_rng, beta)
+            with _traced_gradients() if self.compile else nullcontext():
+                for batch in drawn.split(self.batch_size):
+                    errors = self._update(batch)
+                    if self.prioritized_replay:
+                        self.buffer.update_priorities(batch.rows, errors)
 
     @torch.no_grad()
-    def _next_values(self, batch: Batch) -> torch.Tensor:
-        """Action values of the next observations by the target network, ``[B, actions]``."""
+    def _targets(self, batch: Batch) -> torch.Tensor:
+        """What the batch's action values should be, ``[B]``."""
         if self.noisy:
             self.target_network.draw_noise(self._sampling_rng)
-        return self.target_network(batch.next_observations)
-
-    @torch.no_grad()
-    def _targets(self, batch: Batch, values: torch.Tensor) -> torch.Tensor:
-        """What the batch's action values should be, ``[B]``."""
+        values = self.target_network(batch.next_observations)
         if self.double_q:
             if self.noisy:
                 self.q_network.draw_noise(self._sampling_rng)
@@ -592,37 +591,42 @@ class DQN:
             value = values.amax(dim=1)
         return batch.rewards + batch.discounts * value
 
-    def _update(self, batch: Batch, values: torch.Tensor) -> torch.Tensor:
-        """One step of gradient descent.
-
-        Args:
-            batch: transitions.
-            values: of their next observations, by the target network.
+    def _update(self, batch: Batch) -> torch.Tensor:
+        """One step of gradient descent on the Huber loss.
 
         Returns:
             The temporal-difference errors ``[B]`` before it.
         """
-        targets = self._targets(batch, values)
-        loss, errors = self._backpropagate(batch, targets)
-        gradient = self._parameters.grad
-        norm = torch.linalg.vector_norm(gradient)
-        gradient *= (self.max_grad_norm / norm).clamp_(max=1.0)
-        self.optimiser.step()
+        loss, errors = self._backpropagate(batch)
+        norm = torch.linalg.vector_norm(self._parameters.grad)
+        self.optimiser.step(divisor=(norm / self.max_grad_norm).clamp_(min=1.0))
         self.losses.append(loss)
         return errors
 
-    def _backpropagate(
-        self, batch: Batch, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fill in the gradient of the Huber loss; the loss and the errors."""
+    def _backpropagate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fill in the parameters' gradients; the loss, and the errors ``[B]``."""
+        targets = self._targets(batch)
         if self.noisy:
             self.q_network.draw_noise(self._sampling_rng)
-        estimates = self.q_network(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)
-        losses = F.smooth_l1_loss(estimates, targets, reduction="none")
-        loss = (losses if batch.weights is None else batch.weights * losses).mean()
-        gradients = torch.autograd.grad(loss, list(self.q_network.parameters()))
-        torch.cat([part.flatten() for part in gradients], out=self._parameters.grad)
-        return loss.detach(), targets - estimates.detach()
+        values = self.q_network(batch.observations)
+        with torch.no_grad():
+            taken = batch.actions[:, None]
+            estimates = values.gather(1, taken).squeeze(1)
+            errors = targets - estimates
+            # The Huber loss's slope is the error, clipped. Autograd would take as long for the loss
+            # as for the network.
+            slopes = errors.clamp(-1, 1) / -len(errors)
+            if batch.weights is None:
+                loss = F.smooth_l1_loss(estimates, targets)
+            else:
+                slopes = batch.weights * slopes
+                losses = F.smooth_l1_loss(estimates, targets, reduction="none")
+                loss = (batch.weights * losses).mean()
+            slopes = torch.zeros_like(values).scatter(1, taken, slopes[:, None])
+        for parameter in self.q_network.parameters():
+            parameter.grad.zero_()
+        values.backward(slopes)
+        return loss, errors
 
     @torch.no_grad()
     def _update_target(self) -> None:
@@ -631,18 +635,23 @@ class DQN:
             self._target_updates = due
             self._target_parameters.lerp_(self._parameters, self.tau)
 
-    def _tensors(self, observations: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Observations of an environment, by key, in the space's dtypes on the device."""
-        first = next(iter(observations.values()))
+    def _noticed(self, observations: Any) -> dict[str, Any]:
+        """Observations of an environment by key, and which kind of arrays it speaks."""
+        parts = split(observations)
+        first = next(iter(parts.values()))
         if isinstance(first, torch.Tensor):
             self._tensor_device = first.device
+        return parts
+
+    def _tensors(self, observations: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Observations by key, in the space's dtypes on the device."""
         return {
             key: torch.as_tensor(observations[key], dtype=dtype, device=self.device)
             for key, dtype in self._dtypes.items()
         }
 
     def _with_final(
-        self, following: dict[str, torch.Tensor], final: Any, ended: np.ndarray
+        self, following: dict[str, Any], final: Any, ended: np.ndarray
     ) -> dict[str, torch.Tensor]:
         """``following``, but the last observations of the episodes that ended."""
         if isinstance(final, np.ndarray):  # of objects: one observation for each ended row
@@ -650,7 +659,7 @@ class DQN:
             final = {key: np.stack([part[key] for part in parts]) for key in following}
         else:  # a batch of tensors
             final = {key: value[torch.from_numpy(ended)] for key, value in split(final).items()}
-        reached = {key: value.clone() for key, value in following.items()}
+        reached = {key: value.clone() for key, value in self._tensors(following).items()}
         for key, value in self._tensors(final).items():
             reached[key][torch.from_numpy(ended)] = value
         return reached
@@ -669,14 +678,22 @@ _SAVED = (
 """What a checkpoint holds as it is."""
 
 
+def _traced_gradients() -> AbstractContextManager[None]:
+    """Inside, `torch.compile` takes the backward pass into its graph."""
+    from torch._dynamo import config  # slow to import
+
+    if not hasattr(config, "trace_autograd_ops"):
+        raise ValueError(f"compile is True; torch {torch.__version__} cannot compile gradients")
+    return config.patch(trace_autograd_ops=True)
+
+
 def _array(values: Any) -> np.ndarray:
     return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _take(observations: dict[str, torch.Tensor], rows: np.ndarray) -> dict[str, torch.Tensor]:
-    if len(rows) == len(next(iter(observations.values()))):
-        return observations
-    return {key: value[torch.from_numpy(rows)] for key, value in observations.items()}
+def _take(observations: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """Some rows of arrays or tensors."""
+    return {key: value[rows] for key, value in observations.items()}
 
 
 def _is_single(parts: Mapping[str, np.ndarray], space: spaces.Space) -> bool:

@@ -8,10 +8,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 
 def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
-    """The environment itself, or a single one as the only row of a vector environment."""
+    """The environment itself, or a single one as the only row of a vector environment.
+
+    The latter writes each observation over the one before.
+    """
     if isinstance(env, VectorEnv):
         return env
-    return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.SAME_STEP)
+    return SyncVectorEnv([lambda: env], copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def autoreset_mode(env: VectorEnv) -> AutoresetMode:
@@ -21,6 +24,6 @@ def autoreset_mode(env: VectorEnv) -> AutoresetMode:
 
 def check_rewards(rewards: np.ndarray) -> None:
     """Raise a ValueError that shows the first reward that is not finite."""
-    if not np.isfinite(rewards).all():
+    if np.count_nonzero(np.isfinite(rewards)) < len(rewards):
         bad = rewards[~np.isfinite(rewards)][0]
         raise ValueError(f"the environment returned the reward {bad}; it must be finite")

@@ -94,21 +94,6 @@ class ImageFeatures(nn.Module):
         return self.layers(images.float() / 255).flatten(1)
 
 
-class FlatFeatures(nn.Module):
-    """A flat observation ``[N, size]`` of any dtype, as float32.
-
-    Args:
-        shape: of one observation.
-    """
-
-    def __init__(self, shape: Sequence[int]):
-        super().__init__()
-        (self.size,) = shape
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows.float()
-
-
 class QNetwork(nn.Module):
     """From observations to action values: features of each key, a perceptron, and a head.
 
@@ -136,18 +121,16 @@ class QNetwork(nn.Module):
         super().__init__()
         linear = NoisyLinear if noisy else nn.Linear
         parts = boxes(space)
-        self.keys = list(parts)
-        self.features = nn.ModuleList(
-            (ImageFeatures if is_image(box) else FlatFeatures)(box.shape) for box in parts.values()
-        )
-        widths = [sum(features.size for features in self.features), *net_arch]
-        self.body = nn.Sequential(
-            *(
-                layer
-                for inputs, outputs in pairwise(widths)
-                for layer in (linear(inputs, outputs), nn.ReLU())
-            )
-        )
+        self.features = nn.ModuleList()  # of images; flat observations are their own
+        self.parts: list[tuple[str, nn.Module | None]] = []
+        size = 0
+        for key, box in parts.items():
+            if is_image(box):
+                self.features.append(ImageFeatures(box.shape))
+            self.parts.append((key, self.features[-1] if is_image(box) else None))
+            size += self.features[-1].size if is_image(box) else box.shape[0]
+        widths = [size, *net_arch]
+        self.body = nn.ModuleList(linear(*sizes) for sizes in pairwise(widths))
         self.advantage = linear(widths[-1], actions)
         self.value = linear(widths[-1], 1) if dueling else None
 
@@ -160,9 +143,11 @@ class QNetwork(nn.Module):
     def forward(self, observations: Observation) -> torch.Tensor:
         parts = split(observations)
         seen = [
-            features(parts[key]) for key, features in zip(self.keys, self.features, strict=True)
+            features(parts[key]) if features else parts[key].float() for key, features in self.parts
         ]
-        hidden = self.body(seen[0] if len(seen) == 1 else torch.cat(seen, dim=1))
+        hidden = seen[0] if len(seen) == 1 else torch.cat(seen, dim=1)
+        for layer in self.body:
+            hidden = torch.relu(layer(hidden))
         advantage = self.advantage(hidden)
         if self.value is None:
             return advantage
@@ -170,10 +155,13 @@ class QNetwork(nn.Module):
 
 
 def as_one_vector(network: nn.Module) -> torch.Tensor:
-    """All parameters side by side, ``[P]``; the network's own become views of it."""
+    """All parameters side by side, ``[P]``, with a gradient; the network's own become views."""
     with torch.no_grad():
         vector = torch.cat([parameter.flatten() for parameter in network.parameters()])
-    parts = vector.split([parameter.numel() for parameter in network.parameters()])
-    for parameter, part in zip(network.parameters(), parts, strict=True):
-        parameter.data = part.view_as(parameter)
+    vector.grad = torch.zeros_like(vector)
+    sizes = [parameter.numel() for parameter in network.parameters()]
+    parts = zip(network.parameters(), vector.split(sizes), vector.grad.split(sizes), strict=True)
+    for parameter, values, gradient in parts:
+        parameter.data = values.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
     return vector

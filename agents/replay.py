@@ -108,35 +108,33 @@ class ReplayBuffer:
             key: torch.empty(self._places, *shape, dtype=dtype, device=self.device)
             for key, (shape, dtype) in layout.items()
         }
-        self._links = torch.empty(capacity, 3, dtype=torch.int64, device=self.device)
-        self._numbers = torch.empty(capacity, 2, device=self.device)
+        # Start and end (places of observations) and action; return and discount.
+        self._links = torch.empty(3, capacity, dtype=torch.int64, device=self.device)
+        self._numbers = torch.empty(2, capacity, device=self.device)
         self._oldest_needed = np.empty(capacity, dtype=np.int64)  # the first observation in use
+        self._rings = {key: _writable(o) for key, o in self._observations.items()}
+        self._link_ring, self._number_ring = _writable(self._links.T), _writable(self._numbers.T)
         self._tree = None if alpha is None else SumTree(capacity)
         self._highest_priority = 1.0
         self._stored = 0  # observations, ever; they are numbered, and place = number % places
         self.added = 0
         self._size = 0
-
-        # Unfinished transitions [n, num_envs]: at index k those that began k steps ago.
-        self._current = np.zeros(num_envs, dtype=np.int64)
-        self._starts = np.zeros((n_steps, num_envs), dtype=np.int64)
-        self._actions = np.zeros((n_steps, num_envs), dtype=np.int64)
-        self._returns = np.zeros((n_steps, num_envs))
-        self._unfinished = np.zeros(num_envs, dtype=np.int64)
-        self._ages = np.arange(n_steps)[:, None]
-        self._discounts = float(gamma) ** np.arange(n_steps + 1)
+        self._current = np.zeros(num_envs, dtype=np.int64)  # number of each row's observation
+        self._gamma = float(gamma)
+        self._unfinished = None if n_steps == 1 else NStepReturns(num_envs, n_steps, gamma)
 
     def __len__(self) -> int:
         return self._size
 
-    def begin(self, rows: np.ndarray, observations: Mapping[str, torch.Tensor]) -> None:
+    def begin(self, rows: np.ndarray, observations: Mapping[str, Any]) -> None:
         """New episodes begin; what was unfinished in these rows is dropped.
 
         Args:
             rows: int64 ``[M]``: which environments.
             observations: the first ones, by key: ``[M, *shape]``.
         """
-        self._unfinished[rows] = 0
+        if self._unfinished is not None:
+            self._unfinished.drop(rows)
         self._current[rows] = self._store(observations)
         self._forget()
 
@@ -147,7 +145,7 @@ class ReplayBuffer:
         rewards: np.ndarray,
         terminated: np.ndarray,
         truncated: np.ndarray,
-        observations: Mapping[str, torch.Tensor],
+        observations: Mapping[str, Any],
     ) -> None:
         """One step of some environments; after an end, `begin` has to come next for that row.
 
@@ -161,35 +159,17 @@ class ReplayBuffer:
         """
         if not len(rows):
             return
-        last = self.n_steps - 1
-        for unfinished in (self._starts, self._actions, self._returns):
-            unfinished[1:, rows] = unfinished[:last, rows]
-        self._starts[0, rows] = self._current[rows]
-        self._actions[0, rows] = actions
-        self._returns[0, rows] = 0.0
-        self._returns[:, rows] += self._discounts[:-1, None] * rewards
-        self._unfinished[rows] = np.minimum(self._unfinished[rows] + 1, self.n_steps)
+        starts = self._current[rows]
         self._current[rows] = reached = self._store(observations)
-
-        ended = terminated | truncated
-        finished = (self._ages < self._unfinished[rows]) & (ended | (self._ages == last))
-        age, column = np.nonzero(finished[::-1])  # the oldest come first
-        age = last - age
-        row = rows[column]
-        oldest_needed = self._starts[self._ages < self._unfinished].min()
-        self._unfinished[rows[ended]] = 0
-        links = np.stack(
-            [
-                self._starts[age, row] % self._places,
-                reached[column] % self._places,
-                self._actions[age, row],
-            ],
-            axis=1,
-        )
-        # Termination ends all value; truncation does not: the value goes on beyond it.
-        discounts = self._discounts[age + 1] * ~terminated[column]
-        numbers = np.stack([self._returns[age, row], discounts], axis=1)
-        self._insert(links, numbers.astype(np.float32), oldest_needed)
+        if self._unfinished is None:
+            # Termination ends all value; truncation does not: the value goes on beyond it.
+            discounts = self._gamma * ~terminated
+            self._insert(starts, reached, actions, rewards, discounts, starts.min())
+        else:
+            column, finished = self._unfinished.step(
+                rows, starts, actions, rewards, terminated, terminated | truncated
+            )
+            self._insert(finished[0], reached[column], *finished[1:])
 
     def sample(self, batch_size: int, rng: torch.Generator, beta: float = 1.0) -> Batch:
         """Draw ``batch_size`` transitions with replacement.
@@ -204,7 +184,8 @@ class ReplayBuffer:
         weights = None
         if self._tree is None:
             rows = torch.randint(self._size, (batch_size,), generator=rng)
-            rows = rows.add_(self._oldest).remainder_(self.capacity)
+            if self._size < self.capacity and self._oldest:
+                rows = rows.add_(self._oldest).remainder_(self.capacity)
         else:
             drawn, probabilities = self._tree.sample(batch_size, rng)
             rows = torch.from_numpy(drawn)
@@ -212,16 +193,16 @@ class ReplayBuffer:
             weights = torch.from_numpy((weights / weights.max()).astype(np.float32))
             weights = weights.to(self.device)
         there = rows.to(self.device)
-        links = self._links.index_select(0, there)
-        rewards, discounts = self._numbers.index_select(0, there).unbind(1)
-        places = links[:, :2].t().reshape(-1)
+        links = self._links.index_select(1, there)
+        numbers = self._numbers.index_select(1, there)
+        places = links[:2].view(-1)  # both observations of all transitions in one gather
         both = {key: o.index_select(0, places) for key, o in self._observations.items()}
         return Batch(
             observations=join({key: o[:batch_size] for key, o in both.items()}),
             next_observations=join({key: o[batch_size:] for key, o in both.items()}),
-            actions=links[:, 2],
-            rewards=rewards,
-            discounts=discounts,
+            actions=links[2],
+            rewards=numbers[0],
+            discounts=numbers[1],
             weights=weights,
             rows=rows,
         )
@@ -242,9 +223,10 @@ class ReplayBuffer:
         places, size = min(self._stored, self._places), min(self.added, self.capacity)
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
         state["observations"] = {key: o[:places] for key, o in self._observations.items()}
-        state["links"], state["numbers"] = self._links[:size], self._numbers[:size]
+        state["links"], state["numbers"] = self._links[:, :size], self._numbers[:, :size]
         state["oldest_needed"] = self._oldest_needed[:size]
-        state["unfinished"] = {name: getattr(self, name) for name in _UNFINISHED}
+        state["current"] = self._current
+        state["unfinished"] = None if self._unfinished is None else vars(self._unfinished)
         state["priorities"] = None if self._tree is None else self._tree.leaves[:size]
         return state
 
@@ -254,11 +236,12 @@ class ReplayBuffer:
             setattr(self, name, state[name])
         for key, observations in state["observations"].items():
             self._observations[key][: len(observations)] = observations
-        size = len(state["links"])
-        self._links[:size], self._numbers[:size] = state["links"], state["numbers"]
+        size = len(state["oldest_needed"])
+        self._links[:, :size], self._numbers[:, :size] = state["links"], state["numbers"]
         self._oldest_needed[:size] = state["oldest_needed"]
-        for name, array in state["unfinished"].items():
-            getattr(self, name)[...] = array
+        self._current[...] = state["current"]
+        if self._unfinished is not None:
+            vars(self._unfinished).update(state["unfinished"])
         if self._tree is not None and size:
             self._tree.set(np.arange(size), state["priorities"])
 
@@ -268,36 +251,45 @@ class ReplayBuffer:
     def _oldest(self) -> int:
         return (self.added - self._size) % self.capacity
 
-    def _store(self, observations: Mapping[str, torch.Tensor]) -> np.ndarray:
+    def _store(self, observations: Mapping[str, Any]) -> np.ndarray:
         """Numbers of the newly stored observations, int64 ``[M]``."""
         count = len(next(iter(observations.values())))
         numbers = np.arange(self._stored, self._stored + count)
-        places = torch.from_numpy(numbers % self._places).to(self.device)
-        for key, stored in self._observations.items():
-            stored.index_copy_(0, places, observations[key])
+        for key, ring in self._rings.items():
+            _write(ring, self._stored % self._places, observations[key])
         self._stored += count
         return numbers
 
-    def _insert(self, links: np.ndarray, numbers: np.ndarray, oldest_needed: int) -> None:
-        """Add finished transitions."""
-        rows = np.arange(self.added, self.added + len(links))[-self.capacity :] % self.capacity
-        there = torch.from_numpy(rows).to(self.device)
-        self._links.index_copy_(0, there, torch.from_numpy(links[-self.capacity :]).to(self.device))
-        self._numbers.index_copy_(
-            0, there, torch.from_numpy(numbers[-self.capacity :]).to(self.device)
-        )
+    def _insert(
+        self,
+        starts: np.ndarray,
+        ends: np.ndarray,
+        actions: np.ndarray,
+        returns: np.ndarray,
+        discounts: np.ndarray,
+        oldest_needed: int,
+    ) -> None:
+        """Add finished transitions; ``starts`` and ``ends`` are numbers of observations."""
+        kept = slice(max(0, len(starts) - self.capacity), None)
+        links = np.array([starts[kept] % self._places, ends[kept] % self._places, actions[kept]])
+        numbers = np.array([returns[kept], discounts[kept]], dtype=np.float32)
+        first, count = (self.added + kept.start) % self.capacity, links.shape[1]
+        _write(self._link_ring, first, links.T)
+        _write(self._number_ring, first, numbers.T)
+        rows = (first + np.arange(count)) % self.capacity
         self._oldest_needed[rows] = oldest_needed
-        self.added += len(links)
-        self._size = min(self._size + len(links), self.capacity)
+        self.added += len(starts)
+        self._size = min(self._size + count, self.capacity)
         if self._tree is not None:
-            self._tree.set(rows, np.full(len(rows), self._highest_priority**self.alpha))
+            self._tree.set(rows, np.full(count, self._highest_priority**self.alpha))
         self._forget()
 
     def _forget(self) -> None:
         """Let go of the transitions that have lost an observation."""
-        oldest_kept, first = self._stored - self._places, self._oldest
+        oldest_kept = self._stored - self._places
         if oldest_kept <= 0:
             return
+        first = self._oldest
         lost = bisect_left(
             range(self._size),
             oldest_kept,
@@ -318,7 +310,85 @@ def _split(column: Observation | None, size: int) -> Iterable[Any]:
 
 
 _COUNTERS = ("added", "_size", "_stored", "_highest_priority")
-_UNFINISHED = ("_current", "_starts", "_actions", "_returns", "_unfinished")
+
+
+def _writable(ring: torch.Tensor) -> np.ndarray | torch.Tensor:
+    """What to write a ring through: on the CPU NumPy, which has a tenth of torch's overhead."""
+    return ring.numpy() if ring.device.type == "cpu" else ring
+
+
+def _write(ring: np.ndarray | torch.Tensor, first: int, values: np.ndarray | torch.Tensor) -> None:
+    """Write ``values`` from place ``first`` on, and on from the ring's beginning at its end."""
+    count, room = len(values), len(ring) - first
+    if isinstance(ring, torch.Tensor):
+        values = torch.as_tensor(values, device=ring.device)
+    elif isinstance(values, torch.Tensor):
+        values = values.cpu().numpy()
+    if count <= room:
+        ring[first : first + count] = values
+    else:
+        ring[first:], ring[: count - room] = values[:room], values[room:]
+
+
+class NStepReturns:
+    """Transitions that are still gathering rewards (Sutton 1988).
+
+    Args:
+        num_envs: environments they come from.
+        n_steps: rewards of a whole one; fewer at the end of an episode.
+        gamma: discount.
+    """
+
+    def __init__(self, num_envs: int, n_steps: int, gamma: float):
+        # At index k those that began k steps ago.
+        self._starts = np.zeros((n_steps, num_envs), dtype=np.int64)
+        self._actions = np.zeros((n_steps, num_envs), dtype=np.int64)
+        self._returns = np.zeros((n_steps, num_envs))
+        self._count = np.zeros(num_envs, dtype=np.int64)
+        self._ages = np.arange(n_steps)[:, None]
+        self._discounts = float(gamma) ** np.arange(n_steps + 1)
+
+    def drop(self, rows: np.ndarray) -> None:
+        """Forget what is unfinished in these environments."""
+        self._count[rows] = 0
+
+    def step(
+        self,
+        rows: np.ndarray,
+        starts: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        ended: np.ndarray,
+    ) -> tuple[np.ndarray, tuple[Any, ...]]:
+        """Begin a transition in each of ``rows``, and finish those that are whole or at an end.
+
+        Returns:
+            For each finished one, the oldest first, its column among ``rows``; and starts,
+            actions, returns and discounts of them, and the oldest start that was in use.
+        """
+        last = len(self._ages) - 1
+        for gathered in (self._starts, self._actions, self._returns):
+            gathered[1:, rows] = gathered[:last, rows]
+        self._starts[0, rows], self._actions[0, rows] = starts, actions
+        self._returns[0, rows] = 0.0
+        self._returns[:, rows] += self._discounts[:-1, None] * rewards
+        self._count[rows] = np.minimum(self._count[rows] + 1, last + 1)
+        finished = (self._ages < self._count[rows]) & (ended | (self._ages == last))
+        age, column = np.nonzero(finished[::-1])  # the oldest come first
+        age = last - age
+        place = age, rows[column]
+        oldest = self._starts[self._ages < self._count].min()
+        self._count[rows[ended]] = 0
+        # Termination ends all value; truncation does not: the value goes on beyond it.
+        discounts = self._discounts[age + 1] * ~terminated[column]
+        return column, (
+            self._starts[place],
+            self._actions[place],
+            self._returns[place],
+            discounts,
+            oldest,
+        )
 
 
 class SumTree:

@@ -15,7 +15,7 @@ def image(*shape):
 def test_dueling_heads_add_up():
     network = QNetwork(FLAT, 4, (8,), dueling=True)
     rows = torch.randn(5, 3)
-    hidden = network.body(rows)
+    hidden = torch.relu(network.body[0](rows))
     values, advantages = network.value(hidden), network.advantage(hidden)
     found = network(rows)
     torch.testing.assert_close(found.mean(dim=1), values.squeeze(1))

@@ -174,8 +174,8 @@ def other_network(metadata, _):
         (lambda m, _: m.pop("state"), "its description is damaged (KeyError('state'))"),
         (lambda m, _: m.update(state="[]"), "its description is damaged (TypeError("),
         (
-            lambda m, _: m.update(format="latentgym-dqn-2"),
-            "not a DQN checkpoint; its format is 'latentgym-dqn-2'",
+            lambda m, _: m.update(format="latentgym-dqn-3"),
+            "not a DQN checkpoint; its format is 'latentgym-dqn-3'",
         ),
     ],
     ids=["network", "tensor", "state", "list", "agent"],
