@@ -193,16 +193,19 @@ class ReplayBuffer:
             weights = torch.from_numpy((weights / weights.max()).astype(np.float32))
             weights = weights.to(self.device)
         there = rows.to(self.device)
-        links = self._links.index_select(1, there)
-        numbers = self._numbers.index_select(1, there)
-        places = links[:2].view(-1)  # both observations of all transitions in one gather
-        both = {key: o.index_select(0, places) for key, o in self._observations.items()}
+        links = self._links.index_select(1, there).view(-1)
+        places, actions = links.split([2 * batch_size, batch_size])
+        rewards, discounts = self._numbers.index_select(1, there).unbind()
+        before, after = {}, {}
+        for key, stored in self._observations.items():
+            # Both observations of all transitions in one gather.
+            before[key], after[key] = stored.index_select(0, places).split(batch_size)
         return Batch(
-            observations=join({key: o[:batch_size] for key, o in both.items()}),
-            next_observations=join({key: o[batch_size:] for key, o in both.items()}),
-            actions=links[2],
-            rewards=numbers[0],
-            discounts=numbers[1],
+            observations=join(before),
+            next_observations=join(after),
+            actions=actions,
+            rewards=rewards,
+            discounts=discounts,
             weights=weights,
             rows=rows,
         )
