@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents import DQN, EvaluationResult, evaluate
-from agents.hyperparameters import KNOWN_GOOD
+from agents.hyperparameters import known_good
 from agents.search import MyopicGradientPolicy, RandomPolicy, adam_ascent
 from latentgym.cli.edits import ENV, TEST_SEED, TRAINING_ENVS, Target, parse_target
 
@@ -96,7 +96,7 @@ def _compare(
     test_seed = TEST_SEED + 1000 * seed
     budget = settings.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
     training = gym.make_vec(ENV, num_envs=TRAINING_ENVS, bf16=True, **settings)
-    agent = DQN(training, seed=seed, **KNOWN_GOOD[ENV])
+    agent = DQN(training, seed=seed, **known_good("dqn", ENV))
     agent.learn(timesteps, progress_bar=True)
     policies = {
         "myopic gradient": MyopicGradientPolicy(test),

@@ -14,7 +14,7 @@ import tyro
 
 import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, EvaluationResult, KeepBest, evaluate
-from agents.hyperparameters import KNOWN_GOOD, TIMESTEPS
+from agents.hyperparameters import known_good, settings
 from agents.search import RandomPolicy, adam_ascent
 from latentgym.cli.pictures import save_edits, save_gif, save_learning_curve
 
@@ -47,7 +47,7 @@ def demo(
 
 def train(
     target: Target = ("hairColor=a55728",),
-    timesteps: int = TIMESTEPS[ENV],
+    timesteps: int = settings("dqn", ENV).timesteps,
     seed: int = 0,
     out: Path = Path("runs/train"),
 ) -> None:
@@ -71,7 +71,7 @@ def _run(target: dict[str, str], seed: int, out: Path, timesteps: int) -> None:
     print(f"{ENV}: edit faces towards {wanted}")
 
     began = time.monotonic()
-    agent = DQN(_vector(target, TRAINING_ENVS, bf16=True), seed=seed, **KNOWN_GOOD[ENV])
+    agent = DQN(_vector(target, TRAINING_ENVS, bf16=True), seed=seed, **known_good("dqn", ENV))
     best = KeepBest(
         _vector(target, TRAINING_ENVS, bf16=True),
         timesteps // 10,
@@ -112,7 +112,7 @@ def _run(target: dict[str, str], seed: int, out: Path, timesteps: int) -> None:
         "seed": seed,
         "timesteps": timesteps,
         "training_seconds": round(seconds, 1),
-        "hyperparameters": KNOWN_GOOD[ENV],
+        "hyperparameters": known_good("dqn", ENV),
         "test": means,
         "unrealistic_starts": {
             method: dict(zip(("start", "end"), _lowest_tenth(result), strict=True))
