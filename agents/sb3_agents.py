@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,10 @@ class SB3Agent:
                 given = _Spaces(*(space_from_json(metadata[name]) for name in _SPACES))
                 if issubclass(algorithm_class(kind), OffPolicyAlgorithm):
                     hyperparameters |= _NO_REPLAY
-            agent = cls(kind, given, device=device, **hyperparameters)
+            with warnings.catch_warnings():  # of rollouts that one environment fills ill
+                if env is None:
+                    warnings.simplefilter("ignore")
+                agent = cls(kind, given, device=device, **hyperparameters)
             if env is None:
                 agent.algorithm.env = None
             agent.hyperparameters = json.loads(metadata["hyperparameters"])
