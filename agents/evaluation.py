@@ -47,10 +47,10 @@ class EvaluationResult:
 
 
 def bootstrap_interval(
-    values: np.ndarray, level: float = 0.95, resamples: int = 2000
+    values: np.ndarray, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap confidence interval of the mean of ``values [N]`` (Efron 1979)."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     means = np.array([rng.choice(values, len(values)).mean() for _ in range(resamples)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

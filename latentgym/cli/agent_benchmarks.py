@@ -21,7 +21,7 @@ from tqdm import tqdm
 import latentgym  # noqa: F401  (registers the environments)
 from agents import EvaluationResult, KeepBest, evaluate
 from agents.evaluation import bootstrap_interval
-from agents.hyperparameters import settings
+from agents.hyperparameters import Settings, settings
 from agents.training import make_agent, make_env, make_training_env, train
 from gan_backbones.files import write_atomically
 from latentgym.cli.tasks import Pairs, Target, parse_pairs, seeds_of, task_options, training_options
@@ -78,8 +78,9 @@ def benchmark_agents(
         out: the figures, as JSON, written after each run; a table in markdown beside it.
     """
     options = task_options(env, target, env_args)
+    known = {kind: settings(kind, env) for kind in agents}
     jobs = [
-        _job(kind, kind, env, number, timesteps, options, {})
+        _job(kind, kind, env, number, timesteps, options, known[kind], {})
         for number in range(seed, seed + seeds)
         for kind in agents
     ]
@@ -114,8 +115,9 @@ def benchmark_ablation(
     """
     options = task_options(env, target, env_args)
     common = parse_pairs(hyperparameters, "hyperparameters")
+    known = settings("dqn", env)
     jobs = [
-        _job(label, "dqn", env, number, timesteps, options, {**common, **variant})
+        _job(label, "dqn", env, number, timesteps, options, known, {**common, **variant})
         for number in range(seed, seed + seeds)
         for label, variant in VARIANTS.items()
     ]
@@ -132,9 +134,9 @@ def _job(
     seed: int,
     timesteps: int | None,
     options: dict[str, Any],
+    known: Settings,
     changes: dict[str, Any],
 ) -> Job:
-    known = settings(kind, env_id)
     return {
         "label": label,
         "agent": kind,
