@@ -23,6 +23,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
+from agents.checks import check_names
 from agents.observations import is_image
 from agents.sb3 import SB3VecEnv
 from agents.spaces_json import space_from_json, space_to_json
@@ -72,12 +73,8 @@ class SB3Agent:
         device: str = "cpu",
         **hyperparameters: Any,
     ):
-        names = hyperparameter_names(kind)
-        for name in hyperparameters:
-            if name not in names:
-                raise ValueError(
-                    f"unknown hyper-parameter {name!r} of {kind}; allowed: {', '.join(names)}"
-                )
+        parameters = inspect.signature(algorithm_class(kind)).parameters
+        check_names(kind, hyperparameters, parameters, hyperparameter_names(kind))
         self.kind, self.hyperparameters = kind, hyperparameters
         env = VecMonitor(SB3VecEnv(env)) if isinstance(env, VectorEnv) else env
         policy, arguments = _policy(env.observation_space), _arguments(hyperparameters)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from agents import dqn, reinforce
 from agents.callbacks import KeepBest
+from agents.checks import check_names
 
 KINDS = (
     "dqn",
@@ -67,16 +68,12 @@ def make_agent(
         ValueError: an unknown kind, hyper-parameters it does not have or that are out of range,
             or an environment it cannot handle.
     """
-    if _check_kind(kind) not in OWN:
+    if check_kind(kind) not in OWN:
         from agents.sb3_agents import SB3Agent  # slow to import
 
         return SB3Agent(kind, env, seed, **hyperparameters)
-    names = hyperparameter_names(kind)
-    for name in hyperparameters:
-        if name not in names:
-            raise ValueError(
-                f"unknown hyper-parameter {name!r} of {kind}; allowed: {', '.join(names)}"
-            )
+    parameters = inspect.signature(OWN[kind]).parameters
+    check_names(kind, hyperparameters, parameters, hyperparameter_names(kind))
     try:
         return OWN[kind](env, seed=seed, **hyperparameters)
     except TypeError as error:  # "abc" where a number should be
@@ -89,7 +86,7 @@ def hyperparameter_names(kind: str) -> list[str]:
     Raises:
         ValueError: an unknown kind.
     """
-    if _check_kind(kind) not in OWN:
+    if check_kind(kind) not in OWN:
         from agents import sb3_agents
 
         return sb3_agents.hyperparameter_names(kind)
@@ -160,7 +157,7 @@ def make_env(
 
 def make_training_env(kind: str, env_id: str, num_envs: int, **options: Any) -> gym.Env | VectorEnv:
     """`make_env` in the autoreset mode that the agent needs."""
-    return make_env(env_id, num_envs, same_step=_check_kind(kind) not in OWN, **options)
+    return make_env(env_id, num_envs, same_step=check_kind(kind) not in OWN, **options)
 
 
 @dataclass(frozen=True)
@@ -201,7 +198,8 @@ def train(
     return Training(best, seconds, agent.num_timesteps - first)
 
 
-def _check_kind(kind: str) -> str:
+def check_kind(kind: str) -> str:
+    """The kind itself, or a ValueError that names those there are."""
     if kind not in KINDS:
         raise ValueError(f"unknown agent {kind!r}; allowed: {', '.join(KINDS)}")
     return kind

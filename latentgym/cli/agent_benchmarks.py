@@ -22,7 +22,7 @@ import latentgym  # noqa: F401  (registers the environments)
 from agents import EvaluationResult, KeepBest, evaluate
 from agents.evaluation import bootstrap_interval
 from agents.hyperparameters import Settings, settings
-from agents.training import make_agent, make_env, make_training_env, train
+from agents.training import check_kind, make_agent, make_env, make_training_env, train
 from gan_backbones.files import write_atomically
 from latentgym.cli.tasks import Pairs, Target, parse_pairs, seeds_of, task_options, training_options
 
@@ -78,7 +78,7 @@ def benchmark_agents(
         out: the figures, as JSON, written after each run; a table in markdown beside it.
     """
     options = task_options(env, target, env_args)
-    known = {kind: settings(kind, env) for kind in agents}
+    known = {kind: settings(check_kind(kind), env) for kind in agents}
     jobs = [
         _job(kind, kind, env, number, timesteps, options, known[kind], {})
         for number in range(seed, seed + seeds)

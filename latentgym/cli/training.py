@@ -16,7 +16,7 @@ import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, Checkpoint, EvaluationResult, KeepBest, TensorBoard
 from agents import evaluate as run_evaluation
 from agents.hyperparameters import settings
-from agents.training import Agent, load_agent, make_agent, make_env, make_training_env
+from agents.training import Agent, check_kind, load_agent, make_agent, make_env, make_training_env
 from agents.training import train as run_training
 from gan_backbones.files import write_atomically
 from latentgym.cli.edits import ENV, report_edits
@@ -73,7 +73,7 @@ def train(
     """
     run = _read(out) if resume else None
     if run is None:
-        known = settings(agent, env)
+        known = settings(check_kind(agent), env)
         changes = parse_pairs(hyperparameters, "hyperparameters")
         run = {
             "command": " ".join(["latentgym", *sys.argv[1:]]),
