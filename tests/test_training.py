@@ -47,6 +47,8 @@ def test_every_entry_makes_an_agent(kind, env_id, tiny_file):
     if env_id.startswith("LunarLander"):
         pytest.importorskip("Box2D")
     options = {"backbone": tiny_file} if env_id.startswith("LatentEdit") else {}
+    if "Pixels" in env_id and options:  # the tiny images are too small for convolutions
+        options = {"directions": "coordinates"}
     env = make_training_env(kind, env_id, known.num_envs, **options)
     small = {"buffer_size": 500} if "buffer_size" in known.hyperparameters else {}
     agent = make_agent(kind, env, 0, **{**known.hyperparameters, **small})
@@ -82,7 +84,7 @@ def test_trained_saved_and_loaded(kind, tmp_path):
     best = KeepBest(make_env(name, 2), every=60, episodes=2)
     training = train(agent, 120, best)
     assert training.steps >= 120
-    assert 0 < best.seconds
+    assert best.seconds > 0
     assert len(best.history) == 2 or kind == "reinforce"
     top = max(point["return"] for point in best.history)
     best.restore(agent)
@@ -94,7 +96,7 @@ def test_trained_saved_and_loaded(kind, tmp_path):
     loaded = load_agent(path)
     assert loaded.num_timesteps == agent.num_timesteps
     assert (loaded.predict(observations, deterministic=True)[0] == actions).all()
-    with pytest.raises(ValueError, match="the agent has no environment; pass env to load()"):
+    with pytest.raises(ValueError, match="the agent has no environment; pass env to load"):
         loaded.learn(10)
     going_on = load_agent(path, make_training_env(kind, name, 2))
     assert (going_on.predict(observations, deterministic=True)[0] == actions).all()
@@ -141,7 +143,7 @@ def test_wrong_agents(kind, hyperparameters, message):
 
 def test_wrong_environments():
     for arguments in (("Nothing-v0",), ("CartPole-v1", 0)):
-        with pytest.raises(ValueError, match="Nothing-v0|num_envs is 0"):
+        with pytest.raises(ValueError, match=r"Nothing-v0|num_envs is 0"):
             make_env(*arguments)
     with pytest.raises(ValueError, match="unexpected keyword argument 'colour'"):
         make_env("CartPole-v1", colour="red")
