@@ -1,4 +1,4 @@
-"""What `DQN.learn` can call after each round of steps. Any function that takes the agent will do.
+"""What `learn` can call after each round of steps. Any function that takes the agent will do.
 
 A callback that has ``get_state`` and ``set_state`` is saved with `DQN.save_checkpoint` and goes on
 where it was when learning is resumed.
@@ -6,6 +6,7 @@ where it was when learning is resumed.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from agents.evaluation import evaluate
 
 if TYPE_CHECKING:
     from agents.dqn import DQN
+    from agents.training import Agent
 
 
 class KeepBest:
@@ -38,6 +40,7 @@ class KeepBest:
 
     Attributes:
         history: one dict per evaluation: ``timesteps`` and the mean of every value.
+        seconds: spent on evaluations.
     """
 
     def __init__(
@@ -52,32 +55,33 @@ class KeepBest:
         self.env, self.every, self.episodes = env, every, episodes
         self.seed, self.metric, self.path = seed, metric, path
         self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
         self._best: dict[str, Any] | None = None
         self._evaluated = 0  # how many intervals had passed at the last evaluation
 
-    def __call__(self, agent: DQN) -> None:
+    def __call__(self, agent: Agent) -> None:
         """Evaluate if it is time to."""
         due = agent.num_timesteps // self.every
         if due <= self._evaluated:
             return
-        self._evaluated = due
+        self._evaluated, began = due, time.perf_counter()
         result = evaluate(agent, self.env, self.episodes, self.seed)
         means = {name: result.mean(name) for name in result.values}
         self.history.append({"timesteps": agent.num_timesteps, **means})
         if self._best is None or means[self.metric] > self._best["value"]:
-            weights = {k: v.clone() for k, v in agent.q_network.state_dict().items()}
-            self._best = {"value": means[self.metric], "weights": weights}
+            parameters = copy.deepcopy(agent.get_parameters())
+            self._best = {"value": means[self.metric], "parameters": parameters}
             if self.path is not None:
                 agent.save(self.path)
+        self.seconds += time.perf_counter() - began
 
-    def restore(self, agent: DQN) -> None:
-        """Give ``agent`` the best network's weights; does nothing before the first evaluation."""
+    def restore(self, agent: Agent) -> None:
+        """Give ``agent`` the best networks; does nothing before the first evaluation."""
         if self._best is not None:
-            agent.q_network.load_state_dict(self._best["weights"])
-            agent.target_network.load_state_dict(self._best["weights"])
+            agent.set_parameters(self._best["parameters"])
 
     def get_state(self) -> dict[str, Any]:
-        """What was evaluated, and the best weights."""
+        """What was evaluated, and the best networks."""
         return {"history": self.history, "best": self._best, "evaluated": self._evaluated}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -111,6 +115,8 @@ class Checkpoint:
 class TensorBoard:
     """Writes figures for TensorBoard under Stable-Baselines3's names.
 
+    Of all agents speed and recent returns; of `DQN` also its loss, learning rate and exploration.
+
     Args:
         folder: where to.
         every: steps between entries.
@@ -131,7 +137,7 @@ class TensorBoard:
         self._writer = None
         self._written = 0  # how many intervals had passed
 
-    def __call__(self, agent: DQN) -> None:
+    def __call__(self, agent: Agent) -> None:
         """Write if it is time to."""
         if self._writer is None:
             # What an interrupted run wrote after the checkpoint that this one began with is void.
@@ -142,14 +148,13 @@ class TensorBoard:
             return
         self._written = due
         seconds, steps = time.monotonic() - self._began[0], agent.num_timesteps - self._began[1]
-        figures = {
-            "rollout/exploration_rate": agent.exploration_rate,
-            "train/learning_rate": agent.optimiser.learning_rate,
-            "time/fps": steps / seconds,
-        }
+        figures = {"time/fps": steps / seconds}
         if agent.episode_returns:
             figures["rollout/ep_rew_mean"] = np.mean(agent.episode_returns)
-        if agent.losses:
+        if hasattr(agent, "exploration_rate"):
+            figures["rollout/exploration_rate"] = agent.exploration_rate
+            figures["train/learning_rate"] = agent.optimiser.learning_rate
+        if getattr(agent, "losses", ()):
             figures["train/loss"] = torch.stack(list(agent.losses)).mean().item()
         for name, value in figures.items():
             self._writer.add_scalar(name, value, agent.num_timesteps)

@@ -3,7 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import Parameter
 from typing import Any
+
+
+def check_names(
+    agent: str, values: Mapping[str, Any], parameters: Mapping[str, Parameter], allowed: list[str]
+) -> None:
+    """Raise a ValueError for the first hyper-parameter that does not exist or is no number.
+
+    Args:
+        agent: its kind, for the message.
+        values: by name.
+        parameters: of the agent's constructor, whose defaults tell what must be a number.
+        allowed: the names there are.
+    """
+    for name, value in values.items():
+        if name not in allowed:
+            raise ValueError(
+                f"unknown hyper-parameter {name!r} of {agent}; allowed: {', '.join(allowed)}"
+            )
+        numeric = name in parameters and isinstance(parameters[name].default, (int, float))
+        if numeric and isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}; it must be a number")
 
 
 def check_hyperparameters(

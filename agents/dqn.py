@@ -302,6 +302,15 @@ class DQN:
         self._ended = np.zeros(env.num_envs, dtype=np.bool_)
         self._returns = np.zeros(env.num_envs)
 
+    def get_parameters(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The parameters of both networks: not copies."""
+        return {name: getattr(self, name).state_dict() for name in _NETWORKS}
+
+    def set_parameters(self, parameters: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Take over what :meth:`get_parameters` gave."""
+        for name in _NETWORKS:
+            getattr(self, name).load_state_dict(parameters[name])
+
     # Files --------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
@@ -676,6 +685,8 @@ _SAVED = (
     "_observations",
 )
 """What a checkpoint holds as it is."""
+
+_NETWORKS = "q_network", "target_network"
 
 
 def _traced_gradients() -> AbstractContextManager[None]:

@@ -42,12 +42,18 @@ class EvaluationResult:
     def interval(
         self, name: str, level: float = 0.95, resamples: int = 2000
     ) -> tuple[float, float]:
-        """Percentile bootstrap confidence interval of the mean (Efron 1979)."""
-        values = self.values[name]
-        rng = np.random.default_rng(0)
-        means = np.array([rng.choice(values, len(values)).mean() for _ in range(resamples)])
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        """Bootstrap confidence interval of the mean; see `bootstrap_interval`."""
+        return bootstrap_interval(self.values[name], level, resamples)
+
+
+def bootstrap_interval(
+    values: np.ndarray, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap confidence interval of the mean of ``values [N]`` (Efron 1979)."""
+    rng = np.random.default_rng(seed)
+    means = np.array([rng.choice(values, len(values)).mean() for _ in range(resamples)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def evaluate(

@@ -1,54 +1,62 @@
-"""Known-good settings per agent and environment; what is not named is as the agent has it."""
+"""Known-good settings per agent and environment, read from ``hyperparameters.yaml``.
+
+Example:
+    >>> agent = DQN(env, **known_good("dqn", "LatentEdit-v0"))
+    >>> agent = agent.learn(settings("dqn", "LatentEdit-v0").timesteps)
+"""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-# Of `agents.DQN`.
-KNOWN_GOOD: dict[str, dict[str, Any]] = {
-    # RL-Zoo's CartPole settings.
-    "CartPole-v1": dict(
-        learning_rate=2.3e-3,
-        buffer_size=100_000,
-        learning_starts=1000,
-        batch_size=64,
-        gamma=0.99,
-        train_freq=256,
-        gradient_steps=128,
-        target_update_interval=10,
-        exploration_fraction=0.16,
-        exploration_final_eps=0.04,
-        net_arch=(256, 256),
-    ),
-    "LatentEdit-v0": dict(
-        learning_rate=5e-4,
-        final_learning_rate=5e-5,
-        buffer_size=200_000,
-        learning_starts=5000,
-        batch_size=256,
-        gamma=0.9,
-        train_freq=1,
-        gradient_steps=4,
-        target_update_interval=1,
-        tau=0.01,
-        exploration_fraction=0.3,
-        exploration_final_eps=0.05,
-        net_arch=(256, 256),
-    ),
-}
+import yaml
 
-TIMESTEPS = {"CartPole-v1": 50_000, "LatentEdit-v0": 150_000}
-"""How long the recorded runs learned."""
+FILE = Path(__file__).with_name("hyperparameters.yaml")
 
-# Of `agents.Reinforce`, with 16 environments.
-KNOWN_GOOD_REINFORCE: dict[str, dict[str, Any]] = {
-    "CartPole-v1": dict(
-        learning_rate=1e-2,
-        final_learning_rate=0.0,
-        gamma=0.99,
-        n_episodes=16,
-        net_arch=(64, 64),
-    ),
-}
+logger = logging.getLogger("agents")
 
-REINFORCE_TIMESTEPS = {"CartPole-v1": 250_000}
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train an agent in an environment.
+
+    Attributes:
+        timesteps: steps, counted over all environments.
+        num_envs: environments side by side.
+        hyperparameters: of the agent; the rest is as it has them.
+    """
+
+    timesteps: int = 100_000
+    num_envs: int = 1
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+
+
+def settings(agent: str, env_id: str) -> Settings:
+    """What is known to be good; where nothing is, a warning says so and defaults are returned.
+
+    Args:
+        agent: ``"dqn"``, ``"sb3-ppo"``, ...: see `agents.training.KINDS`.
+        env_id: of the environment, as registered.
+    """
+    entry = dict(entries().get(agent, {}).get(env_id, {}))
+    if not entry:
+        logger.warning(
+            "no known-good hyper-parameters of %s for %s: the agent's defaults", agent, env_id
+        )
+        return Settings()
+    return Settings(entry.pop("timesteps"), entry.pop("num_envs"), entry)
+
+
+def known_good(agent: str, env_id: str) -> dict[str, Any]:
+    """The hyper-parameters alone, to be passed on: ``DQN(env, **known_good("dqn", env_id))``."""
+    return settings(agent, env_id).hyperparameters
+
+
+@cache
+def entries() -> dict[str, dict[str, dict[str, Any]]]:
+    """The whole file: agent to environment to ``timesteps``, ``num_envs`` and the rest."""
+    return yaml.safe_load(FILE.read_text())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,6 +240,15 @@ class Reinforce:
             )
         self.env = env
         self._mode = autoreset_mode(env)
+
+    def get_parameters(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The parameters of policy and baseline: not copies."""
+        return {name: network.state_dict() for name, network in self._networks.items()}
+
+    def set_parameters(self, parameters: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Take over what :meth:`get_parameters` gave."""
+        for name, network in self._networks.items():
+            network.load_state_dict(parameters[name])
 
     def save(self, path: str | Path) -> None:
         """Write networks and hyper-parameters to one safetensors file, atomically."""

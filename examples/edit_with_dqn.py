@@ -8,7 +8,7 @@ import tyro
 
 import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, evaluate
-from agents.hyperparameters import KNOWN_GOOD
+from agents.hyperparameters import known_good
 
 TASK = dict(target={"hairColor": "d6b370"}, terminate_on_success=True)
 
@@ -23,7 +23,7 @@ def main(timesteps: int = 100_000, episodes: int = 100, seed: int = 0, watch: bo
         watch: show an edit in a window.
     """
     training = gym.make_vec("LatentEdit-v0", num_envs=64, **TASK)
-    agent = DQN(training, seed=seed, **KNOWN_GOOD["LatentEdit-v0"])
+    agent = DQN(training, seed=seed, **known_good("dqn", "LatentEdit-v0"))
     agent.learn(timesteps, progress_bar=True)
 
     test = gym.make_vec("LatentEdit-v0", num_envs=min(episodes, 100), **TASK)

@@ -25,7 +25,7 @@ except ModuleNotFoundError:
 
 import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, evaluate
-from agents.hyperparameters import KNOWN_GOOD
+from agents.hyperparameters import known_good
 from agents.search import RandomPolicy
 from gan_backbones import check_backbone, wrap
 
@@ -95,7 +95,7 @@ def main(
     check_backbone(backbone)
 
     training = gym.make_vec("LatentEdit-v0", num_envs=64, backbone=backbone, **TASK)
-    agent = DQN(training, seed=seed, **KNOWN_GOOD["LatentEdit-v0"])
+    agent = DQN(training, seed=seed, **known_good("dqn", "LatentEdit-v0"))
     agent.learn(timesteps, progress_bar=True)
 
     test = gym.make_vec("LatentEdit-v0", num_envs=min(episodes, 100), backbone=backbone, **TASK)

@@ -13,17 +13,23 @@ from agents import DQN, Checkpoint, EvaluationResult, KeepBest, TensorBoard
 
 
 class Agent:
-    """As much of a DQN as KeepBest touches; its weights tell when it was."""
+    """As much of an agent as KeepBest touches; its weights tell when it was."""
 
     def __init__(self):
-        self.q_network, self.target_network = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+        self.network = torch.nn.Linear(1, 1)
         self.at(0)
 
     def at(self, timesteps):
         self.num_timesteps = timesteps
         with torch.no_grad():
-            self.q_network.weight.fill_(timesteps)
+            self.network.weight.fill_(timesteps)
         return self
+
+    def get_parameters(self):
+        return {"network": self.network.state_dict()}
+
+    def set_parameters(self, parameters):
+        self.network.load_state_dict(parameters["network"])
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def test_keep_best_restores_the_best(script, metric, best):
     assert [row["timesteps"] for row in keep.history] == [10, 20, 30, 40, 50]
     assert [row["return"] for row in keep.history] == [3.0, 1.0, 5.0, 5.0, 4.0]
     keep.restore(agent.at(99))
-    assert agent.q_network.weight.item() == agent.target_network.weight.item() == best
+    assert agent.network.weight.item() == best
 
 
 def test_keep_best_restores_a_copy(script):
@@ -63,14 +69,14 @@ def test_keep_best_restores_a_copy(script):
     run(keep, agent, [10])
     for _ in range(2):
         keep.restore(agent.at(99))
-        assert agent.q_network.weight.item() == 10
+        assert agent.network.weight.item() == 10
 
 
 def test_keep_best_before_the_first_evaluation(script):
     keep, agent = KeepBest("env", every=10), Agent()
     run(keep, agent, [1, 9])
     keep.restore(agent.at(9))
-    assert agent.q_network.weight.item() == 9
+    assert agent.network.weight.item() == 9
     assert not script.calls
 
 

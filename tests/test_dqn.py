@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, KeepBest, evaluate
-from agents.hyperparameters import KNOWN_GOOD, TIMESTEPS
+from agents.hyperparameters import settings
 from agents.replay import Batch
 
 SMALL = {"net_arch": (8,), "learning_starts": 10, "batch_size": 8, "seed": 0, "dueling": False}
@@ -718,9 +718,10 @@ def test_a_buffer_smaller_than_one_step():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_cartpole_is_solved(seed):
     began = time.perf_counter()
-    agent = DQN(gym.make("CartPole-v1"), seed=seed, **KNOWN_GOOD["CartPole-v1"])
+    known = settings("dqn", "CartPole-v1")
+    agent = DQN(gym.make("CartPole-v1"), seed=seed, **known.hyperparameters)
     keep = KeepBest(gym.make_vec("CartPole-v1", 10), every=2000, episodes=10, seed=1000)
-    agent.learn(TIMESTEPS["CartPole-v1"], callback=keep)
+    agent.learn(known.timesteps, callback=keep)
     keep.restore(agent)
     result = evaluate(agent, gym.make_vec("CartPole-v1", 20), 20, seed=2000)
     print(f"seed {seed}: {result.mean('return'):.1f} in {time.perf_counter() - began:.0f} s")

@@ -16,7 +16,7 @@ from scripted import Chain, Counting, vector
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from agents import Reinforce, evaluate
-from agents.hyperparameters import KNOWN_GOOD_REINFORCE, REINFORCE_TIMESTEPS
+from agents.hyperparameters import settings
 from agents.reinforce import Episodes, rewards_to_go, whole_returns
 from agents.spaces_json import space_from_json, space_to_json
 
@@ -743,10 +743,9 @@ def test_widths_out_of_range(value):
 @pytest.mark.parametrize("seed", range(10))
 def test_cartpole_is_solved(seed):
     began = time.perf_counter()
-    agent = Reinforce(
-        gym.make_vec("CartPole-v1", 16), seed=seed, **KNOWN_GOOD_REINFORCE["CartPole-v1"]
-    )
-    agent.learn(REINFORCE_TIMESTEPS["CartPole-v1"])
+    known = settings("reinforce", "CartPole-v1")
+    env = gym.make_vec("CartPole-v1", known.num_envs)
+    agent = Reinforce(env, seed=seed, **known.hyperparameters).learn(known.timesteps)
     result = evaluate(agent, gym.make_vec("CartPole-v1", 100), 100, seed=2000)
     print(
         f"seed {seed}: {result.mean('return'):.1f} after {agent.num_timesteps} steps, "

@@ -1,4 +1,4 @@
-"""The command line: `latentgym demo | train | play | train-backbone | benchmark ...`."""
+"""The command line: `latentgym demo | train | evaluate | plot | play | ... | benchmark ...`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,25 @@ import tyro
 
 from gan_backbones import BackboneError
 from gan_backbones.datasets import DatasetError
+from latentgym.cli.agent_benchmarks import benchmark_ablation, benchmark_agents
 from latentgym.cli.backbones import benchmark_backbone, train_backbone
 from latentgym.cli.choices import benchmark_choices
-from latentgym.cli.edits import demo, train
+from latentgym.cli.edits import demo
 from latentgym.cli.play import play
 from latentgym.cli.throughput import benchmark_throughput
+from latentgym.cli.training import evaluate, plot, train
 
-COMMANDS = {"demo": demo, "train": train, "play": play, "train-backbone": train_backbone}
+COMMANDS = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "plot": plot,
+    "play": play,
+    "train-backbone": train_backbone,
+}
 BENCHMARKS = {
+    "ablation": benchmark_ablation,
+    "agents": benchmark_agents,
     "backbone": benchmark_backbone,
     "choices": benchmark_choices,
     "throughput": benchmark_throughput,
@@ -33,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> None:
     commands, prog, description = COMMANDS, "latentgym", DESCRIPTION
     if args[:1] == ["benchmark"]:
         commands, prog, args = BENCHMARKS, "latentgym benchmark", args[1:]
-        description = "Measure a backbone, what the task's settings do, or the environments' speed."
+        description = "Measure agents, a backbone, the task's settings, or the environments' speed."
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, description=description, args=args

@@ -8,10 +8,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from agents import DQN, EvaluationResult, evaluate
-from agents.hyperparameters import KNOWN_GOOD
+from agents import DQN, EvaluationResult, evaluate, hyperparameters
 from agents.search import MyopicGradientPolicy, RandomPolicy, adam_ascent
-from latentgym.cli.edits import ENV, TEST_SEED, TRAINING_ENVS, Target, parse_target
+from latentgym.cli.edits import ENV
+from latentgym.cli.tasks import DEFAULT_TARGET, Target, parse_target, seeds_of
 
 # Each row changes the demo's task in this alone. The last is the task of the work this grew from.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 
 def benchmark_choices(
-    target: Target = ("hairColor=a55728",),
+    target: Target = DEFAULT_TARGET,
     timesteps: int = 10_000,
     episodes: int = 48,
     seed: int = 0,
@@ -93,10 +93,11 @@ def _compare(
     settings: dict[str, Any], timesteps: int, episodes: int, seed: int
 ) -> dict[str, EvaluationResult]:
     test = gym.make_vec(ENV, num_envs=episodes, **settings)
-    test_seed = TEST_SEED + 1000 * seed
+    _, test_seed = seeds_of(seed)
     budget = settings.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
-    training = gym.make_vec(ENV, num_envs=TRAINING_ENVS, bf16=True, **settings)
-    agent = DQN(training, seed=seed, **KNOWN_GOOD[ENV])
+    known = hyperparameters.settings("dqn", ENV)
+    training = gym.make_vec(ENV, num_envs=known.num_envs, bf16=True, **settings)
+    agent = DQN(training, seed=seed, **known.hyperparameters)
     agent.learn(timesteps, progress_bar=True)
     policies = {
         "myopic gradient": MyopicGradientPolicy(test),

@@ -1,40 +1,30 @@
-"""Commands that train an agent to edit, and show what it learned."""
+"""The command that shows an agent learn to edit, and the report on any agent that did."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import tyro
 
 import latentgym  # noqa: F401  (registers the environments)
-from agents import DQN, EvaluationResult, KeepBest, evaluate
-from agents.hyperparameters import KNOWN_GOOD, TIMESTEPS
+from agents import EvaluationResult, KeepBest, evaluate
+from agents.hyperparameters import settings
 from agents.search import RandomPolicy, adam_ascent
+from agents.training import Agent, make_agent, train
 from latentgym.cli.pictures import save_edits, save_gif, save_learning_curve
+from latentgym.cli.tasks import DEFAULT_TARGET, Target, seeds_of, task_options, training_options
 
 ENV = "LatentEdit-v0"
-TRAINING_ENVS = 64
 TEST_EPISODES = 200
 DEMO_TIMESTEPS = 120_000
-
-# Streams of seeds that never meet: training, choosing the best model, and the final test.
-SELECTION_SEED, TEST_SEED = 1_000_000, 2_000_000
-
-Target = Annotated[
-    tuple[str, ...],
-    tyro.conf.arg(metavar="ATTRIBUTE=VARIANT", help="what the edited image shall show"),
-]
+EVALUATIONS = 10
 
 
-def demo(
-    target: Target = ("hairColor=a55728",), seed: int = 0, out: Path = Path("runs/demo")
-) -> None:
+def demo(target: Target = DEFAULT_TARGET, seed: int = 0, out: Path = Path("runs/demo")) -> None:
     """Watch an agent learn to change faces: a few minutes on two cores, no GPU needed.
 
     Args:
@@ -42,50 +32,56 @@ def demo(
         seed: of everything random.
         out: folder for the pictures and figures.
     """
-    _run(parse_target(target), seed, out, DEMO_TIMESTEPS)
+    known, options = settings("dqn", ENV), task_options(ENV, target, ())
+    count, fast = known.num_envs, training_options(ENV, options)
+    print(f"{ENV}: edit faces towards {_wanted(options['target'])}")
+    agent = make_agent("dqn", gym.make_vec(ENV, count, **fast), seed, **known.hyperparameters)
+    selection_seed, _ = seeds_of(seed)
+    best = KeepBest(
+        gym.make_vec(ENV, count, **fast), DEMO_TIMESTEPS // EVALUATIONS, count, selection_seed
+    )
+    training = train(agent, DEMO_TIMESTEPS, best, progress_bar=True)
+    best.restore(agent)
+    out.mkdir(parents=True, exist_ok=True)
+    agent.save(out / "agent.safetensors")
+    run = {
+        "env_options": options,
+        "seed": seed,
+        "timesteps": DEMO_TIMESTEPS,
+        "hyperparameters": known.hyperparameters,
+    }
+    for name in [
+        *report_edits(agent, best.history, run, training.seconds, out),
+        "learning_curve.png",
+        "agent.safetensors",
+    ]:
+        print(out / name)
 
 
-def train(
-    target: Target = ("hairColor=a55728",),
-    timesteps: int = TIMESTEPS[ENV],
-    seed: int = 0,
-    out: Path = Path("runs/train"),
-) -> None:
-    """Train an agent for longer than the demo does, and measure it the same way.
+def report_edits(
+    agent: Agent,
+    history: list[dict[str, float]],
+    run: Mapping[str, Any],
+    seconds: float,
+    out: Path,
+) -> list[str]:
+    """Test on held-out starts beside the yardsticks, draw, and write the figures.
 
     Args:
-        target: what the edited image shall show.
-        timesteps: environment steps to train for.
-        seed: of everything random.
-        out: folder for the agent, pictures and figures.
+        agent: any agent of `LatentEdit-v0`.
+        history: its evaluations while it learned.
+        run: its ``env_options``, ``seed``, ``timesteps`` and ``hyperparameters``.
+        seconds: that it learned.
+        out: folder of pictures and figures.
+
+    Returns:
+        The files' names, besides ``learning_curve.png``.
     """
-    _run(parse_target(target), seed, out, timesteps)
-
-
-def _run(target: dict[str, str], seed: int, out: Path, timesteps: int) -> None:
-    """Train, test on held-out starts beside the yardsticks, draw, and tell where it all is."""
-    if timesteps < 10:  # there are ten evaluations
-        raise ValueError(f"timesteps is {timesteps}; it must be at least 10")
-    out.mkdir(parents=True, exist_ok=True)
-    wanted = ", ".join(f"{name} {variant}" for name, variant in target.items())
-    print(f"{ENV}: edit faces towards {wanted}")
-
-    began = time.monotonic()
-    agent = DQN(_vector(target, TRAINING_ENVS, bf16=True), seed=seed, **KNOWN_GOOD[ENV])
-    best = KeepBest(
-        _vector(target, TRAINING_ENVS, bf16=True),
-        timesteps // 10,
-        TRAINING_ENVS,
-        SELECTION_SEED + 1000 * seed,
-    )
-    agent.learn(timesteps, best, progress_bar=True)
-    best.restore(agent)
-    seconds = time.monotonic() - began
-    agent.save(out / "agent.safetensors")
-
-    test = _vector(target, TEST_EPISODES)
-    test_seed = TEST_SEED + 1000 * seed
-    limit = gym.spec(ENV).max_episode_steps
+    options, seed = run["env_options"], run["seed"]
+    wanted = _wanted(options["target"])
+    test = gym.make_vec(ENV, num_envs=TEST_EPISODES, **options)
+    _, test_seed = seeds_of(seed)
+    limit = options.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
     results = {
         "agent": evaluate(agent, test, TEST_EPISODES, test_seed),
         "random": evaluate(
@@ -96,39 +92,36 @@ def _run(target: dict[str, str], seed: int, out: Path, timesteps: int) -> None:
     print(f"\n{TEST_EPISODES} held-out starts that lack the target; trained {seconds:.0f} s")
     print(_table(results))
 
-    _draw(agent, target, test_seed, out, wanted)
+    _draw(agent, options, test_seed, out, wanted)
     means = {
         method: {name: result.mean(name) for name in result.values}
         for method, result in results.items()
     }
     save_learning_curve(
         out / "learning_curve.png",
-        best.history,
+        history,
         {method: means[method] for method in ("gradient reference", "random")},
-        f"{ENV}, {wanted}, seed {seed}: {TRAINING_ENVS} starts other than the test's",
+        f"{ENV}, {wanted}, seed {seed}: starts other than the test's",
     )
     summary = {
-        "target": target,
+        "target": options["target"],
         "seed": seed,
-        "timesteps": timesteps,
+        "timesteps": run["timesteps"],
         "training_seconds": round(seconds, 1),
-        "hyperparameters": KNOWN_GOOD[ENV],
+        "hyperparameters": run["hyperparameters"],
         "test": means,
         "unrealistic_starts": {
             method: dict(zip(("start", "end"), _lowest_tenth(result), strict=True))
             for method, result in results.items()
         },
-        "history": best.history,
+        "history": history,
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    for name in (
-        "edits.png",
-        "edit.gif",
-        "learning_curve.png",
-        "summary.json",
-        "agent.safetensors",
-    ):
-        print(out / name)
+    return ["edits.png", "edit.gif", "summary.json"]
+
+
+def _wanted(target: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {variant}" for name, variant in target.items())
 
 
 def _table(results: Mapping[str, EvaluationResult]) -> str:
@@ -157,9 +150,9 @@ def _lowest_tenth(result: EvaluationResult) -> tuple[float, float]:
     return float(start[lowest].mean()), float(end[lowest].mean())
 
 
-def _draw(agent: DQN, target: dict[str, str], seed: int, out: Path, wanted: str) -> None:
+def _draw(agent: Agent, options: dict[str, Any], seed: int, out: Path, wanted: str) -> None:
     """The first eight test starts, not the best, as a sheet; and the first one as a film."""
-    env = _single(target)
+    env = gym.make(ENV, render_mode="rgb_array", **options)
     starts, edited, captions = [], [], []
     for column in range(8):
         observation, _ = env.reset(seed=seed + column)
@@ -167,7 +160,7 @@ def _draw(agent: DQN, target: dict[str, str], seed: int, out: Path, wanted: str)
         starts.append(core.images(core.latents)[0])
         frames, over = [env.render()], False
         while not over:
-            action, _ = agent.predict(observation)
+            action, _ = agent.predict(observation, deterministic=True)
             observation, _, terminated, truncated, info = env.step(action)
             over = terminated or truncated
             if column == 0:
@@ -178,20 +171,3 @@ def _draw(agent: DQN, target: dict[str, str], seed: int, out: Path, wanted: str)
         captions.append(f"{'success' if info['is_success'] else 'missed'}, kept {info['kept']:.0%}")
     env.close()
     save_edits(out / "edits.png", np.stack(starts), np.stack(edited), captions, f"target: {wanted}")
-
-
-def _vector(target: dict[str, str], count: int, bf16: bool = False):
-    return gym.make_vec(ENV, num_envs=count, target=target, terminate_on_success=True, bf16=bf16)
-
-
-def _single(target: dict[str, str]) -> gym.Env:
-    return gym.make(ENV, target=target, terminate_on_success=True, render_mode="rgb_array")
-
-
-def parse_target(target: tuple[str, ...]) -> dict[str, str]:
-    """``("hairColor=a55728",)`` to ``{"hairColor": "a55728"}``."""
-    pairs = [item.partition("=") for item in target]
-    for item, (name, equals, variant) in zip(target, pairs, strict=True):
-        if not (name and equals and variant):
-            raise ValueError(f"target is {item!r}; expected ATTRIBUTE=VARIANT")
-    return {name: variant for name, _, variant in pairs}

@@ -8,6 +8,8 @@ import imageio.v3 as iio
 import matplotlib
 import numpy as np
 
+from agents.evaluation import bootstrap_interval
+
 matplotlib.use("Agg")  # files only; works without a screen
 from matplotlib import pyplot as plt
 
@@ -68,6 +70,43 @@ def save_learning_curve(
         axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def save_curves(
+    path: Path,
+    curves: dict[str, tuple[np.ndarray, np.ndarray]],
+    metric: str,
+    title: str,
+    seed: int,
+) -> None:
+    """Learning curves: mean over runs, with a 95 % bootstrap band of the mean.
+
+    Args:
+        path: a PNG file.
+        curves: label to steps ``[T]`` and values ``[runs, T]``.
+        metric: what the values are.
+        title: over everything.
+        seed: of the bootstrap.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4.2))
+    colours = plt.get_cmap("tab10").colors
+    for index, (label, (steps, values)) in enumerate(curves.items()):
+        colour = "#2563eb" if index == 0 else colours[index % len(colours)]
+        axis.plot(steps, values.mean(axis=0), color=colour, linewidth=1.8, label=label)
+        if len(values) > 1:
+            bands = [bootstrap_interval(column, seed=seed) for column in values.T]
+            low, high = zip(*bands, strict=True)
+            axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    axis.set(xlabel="environment steps", ylabel=metric)
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
+    axis.legend(frameon=False, fontsize=8)
+    axis.set_title(title, fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)

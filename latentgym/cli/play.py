@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from latentgym.cli.edits import Target, parse_target
+from latentgym.cli.tasks import DEFAULT_TARGET, Target, parse_target
 from latentgym.play import PlaySession
 from latentgym.rendering import Window, load_pygame
 
@@ -14,7 +14,7 @@ KEY_DELAY, KEY_INTERVAL = 400, 80  # a key that is held repeats; milliseconds
 
 
 def play(
-    target: Target = ("hairColor=a55728",),
+    target: Target = DEFAULT_TARGET,
     backbone: str = "cartoon-faces",
     directions: str = "attributes",
     delta: float = 0.5,

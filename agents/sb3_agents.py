@@ -1,0 +1,274 @@
+"""Stable-Baselines3's algorithms as agents like our own: same constructor, callbacks and files."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from safetensors.torch import save
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecMonitor
+from tqdm import tqdm
+
+from agents.checks import check_names
+from agents.observations import is_image
+from agents.sb3 import SB3VecEnv
+from agents.spaces_json import space_from_json, space_to_json
+from agents.states import load_weights
+from gan_backbones.files import read_safetensors, write_atomically
+
+FORMAT = "latentgym-sb3-1"
+
+NOT_HYPERPARAMETERS = {
+    "policy",
+    "env",
+    "seed",
+    "device",
+    "verbose",
+    "tensorboard_log",
+    "_init_setup_model",
+}
+
+Callback = Callable[["SB3Agent"], object]
+
+
+class SB3Agent:
+    """One of Stable-Baselines3's algorithms, with the methods of `agents.DQN`.
+
+    Args:
+        kind: ``"sb3-dqn"``, ``"sb3-ppo"``, ...
+        env: a Gymnasium environment, or a vector environment as `agents.SB3VecEnv` takes it.
+        seed: of everything random; Stable-Baselines3 seeds the global random states with it.
+        device: where the networks lie.
+        **hyperparameters: of the algorithm's constructor; besides, ``net_arch`` for
+            ``policy_kwargs``, ``final_X`` for a hyper-parameter X that falls linearly to it, and
+            ``replay_buffer_class="HerReplayBuffer"``.
+
+    Attributes:
+        algorithm: Stable-Baselines3's own object.
+
+    Raises:
+        ValueError: an unknown hyper-parameter, one out of range, or spaces the algorithm cannot
+            handle.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        env: gym.Env | VectorEnv,
+        seed: int | None = None,
+        device: str = "cpu",
+        **hyperparameters: Any,
+    ):
+        parameters = inspect.signature(algorithm_class(kind)).parameters
+        check_names(kind, hyperparameters, parameters, hyperparameter_names(kind))
+        self.kind, self.hyperparameters = kind, hyperparameters
+        env = VecMonitor(SB3VecEnv(env)) if isinstance(env, VectorEnv) else env
+        policy, arguments = _policy(env.observation_space), _arguments(hyperparameters)
+        try:
+            self.algorithm = algorithm_class(kind)(
+                policy, env, seed=seed, device=device, **arguments
+            )
+        except (AssertionError, TypeError, ValueError) as error:
+            raise ValueError(f"{kind}: {' '.join(str(error).split())}") from None
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, Any]:
+        """The best action for one observation or a batch of them; see `agents.DQN.predict`."""
+        return self.algorithm.predict(observation, state, episode_start, deterministic)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Callback | Sequence[Callback] = (),
+        progress_bar: bool = False,
+    ) -> SB3Agent:
+        """Interact and learn for ``total_timesteps`` more steps.
+
+        Args:
+            total_timesteps: steps, counted over all environments; algorithms that learn from whole
+                rollouts finish the last one.
+            callback: one or several functions called with this agent after each step of the
+                environments; see `agents.callbacks`.
+            progress_bar: show one, with the mean return of recent episodes.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            ValueError: the agent was loaded without an environment.
+        """
+        if self.algorithm.env is None:
+            raise ValueError("the agent has no environment; pass env to load()")
+        callbacks = [callback] if callable(callback) else list(callback)
+        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+            self.algorithm.learn(
+                total_timesteps,
+                _Callbacks(self, callbacks, bar),
+                reset_num_timesteps=False,
+            )
+        return self
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps so far."""
+        return self.algorithm.num_timesteps
+
+    @property
+    def episode_returns(self) -> list[float]:
+        """Returns of the last 100 training episodes."""
+        return [episode["r"] for episode in self.algorithm.ep_info_buffer or ()]
+
+    def get_parameters(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The networks' parameters: not copies."""
+        return {"policy": self.algorithm.policy.state_dict()}
+
+    def set_parameters(self, parameters: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Take over what :meth:`get_parameters` gave."""
+        self.algorithm.policy.load_state_dict(parameters["policy"])
+
+    def save(self, path: str | Path) -> None:
+        """Write networks and hyper-parameters to one safetensors file, atomically.
+
+        Not the optimiser nor the replay buffer: ``agent.algorithm.save`` writes all there is, to a
+        file that can run code when it is loaded.
+        """
+        metadata = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "hyperparameters": json.dumps(self.hyperparameters, default=lambda n: n.item()),
+            "observation_space": space_to_json(self.algorithm.observation_space),
+            "action_space": space_to_json(self.algorithm.action_space),
+            "num_timesteps": str(self.num_timesteps),
+        }
+        tensors = {k: v.cpu().clone() for k, v in self.algorithm.policy.state_dict().items()}
+        write_atomically(path, save(tensors, metadata))
+
+    @classmethod
+    def load(
+        cls, path: str | Path, env: gym.Env | VectorEnv | None = None, device: str = "cpu"
+    ) -> SB3Agent:
+        """Read an agent that :meth:`save` wrote; with ``env`` it can go on learning.
+
+        Raises:
+            ValueError: a missing or damaged file, or one that holds no such agent.
+        """
+        metadata, tensors = read_safetensors(path, "Stable-Baselines3 agent", FORMAT)
+        try:
+            kind, hyperparameters = metadata["kind"], json.loads(metadata["hyperparameters"])
+            given = env
+            if given is None:
+                given = _Spaces(*(space_from_json(metadata[name]) for name in _SPACES))
+                if issubclass(algorithm_class(kind), OffPolicyAlgorithm):
+                    hyperparameters |= _NO_REPLAY
+            with warnings.catch_warnings():  # of rollouts that one environment fills ill
+                if env is None:
+                    warnings.simplefilter("ignore")
+                agent = cls(kind, given, device=device, **hyperparameters)
+            if env is None:
+                agent.algorithm.env = None
+            agent.hyperparameters = json.loads(metadata["hyperparameters"])
+            agent.algorithm.num_timesteps = int(metadata["num_timesteps"])
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: its description is damaged ({error!r})") from None
+        load_weights(agent.algorithm.policy, tensors, path)
+        return agent
+
+
+def algorithm_class(kind: str) -> type[BaseAlgorithm]:
+    """``"sb3-ppo"`` to `stable_baselines3.PPO`."""
+    return getattr(stable_baselines3, kind.removeprefix("sb3-").upper())
+
+
+def hyperparameter_names(kind: str) -> list[str]:
+    """What :class:`SB3Agent` takes for this kind."""
+    names = [
+        name
+        for name in inspect.signature(algorithm_class(kind)).parameters
+        if name not in NOT_HYPERPARAMETERS
+    ]
+    schedules = [f"final_{name}" for name in ("learning_rate", "clip_range") if name in names]
+    return [*names, "net_arch", *schedules]
+
+
+_SPACES = "observation_space", "action_space"
+
+# An agent without an environment cannot learn.
+_NO_REPLAY = dict(buffer_size=1, replay_buffer_class=None, replay_buffer_kwargs=None)
+
+
+class _Spaces(gym.Env):
+    """Tells an algorithm that is loaded to predict its spaces; nothing can be played in it."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+class _Linear:
+    """A schedule as Stable-Baselines3 takes it."""
+
+    def __init__(self, start: float, end: float):
+        self.start, self.end = start, end
+
+    def __call__(self, remaining: float) -> float:
+        return self.end + (self.start - self.end) * remaining
+
+
+def _arguments(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Our spellings to those of the constructors."""
+    given = dict(hyperparameters)
+    if "net_arch" in given:
+        net_arch = list(given.pop("net_arch"))
+        given["policy_kwargs"] = {**(given.get("policy_kwargs") or {}), "net_arch": net_arch}
+    for final in [name for name in given if name.startswith("final_")]:
+        name, end = final.removeprefix("final_"), given.pop(final)
+        if end is not None:
+            if name not in given:
+                raise ValueError(f"{final} is given without {name}")
+            given[name] = _Linear(given[name], end)
+    if given.get("replay_buffer_class") == "HerReplayBuffer":
+        given["replay_buffer_class"] = stable_baselines3.HerReplayBuffer
+    return given
+
+
+def _policy(observations: spaces.Space) -> str:
+    if isinstance(observations, spaces.Dict):
+        return "MultiInputPolicy"
+    image = isinstance(observations, spaces.Box) and is_image(observations)
+    return "CnnPolicy" if image else "MlpPolicy"
+
+
+class _Callbacks(BaseCallback):
+    """Calls our callbacks from Stable-Baselines3's `learn`."""
+
+    def __init__(self, agent: SB3Agent, callbacks: list[Callback], bar: tqdm):
+        super().__init__()
+        self.agent, self.callbacks, self.bar = agent, callbacks, bar
+        self.first, self.shown = agent.num_timesteps, time.monotonic()
+
+    def _on_step(self) -> bool:
+        for function in self.callbacks:
+            function(self.agent)
+        self.bar.update(min(self.num_timesteps - self.first, self.bar.total) - self.bar.n)
+        if time.monotonic() - self.shown > 0.5 and self.agent.episode_returns:
+            self.shown = time.monotonic()
+            self.bar.set_postfix(mean_return=f"{np.mean(self.agent.episode_returns):.2f}")
+        return True

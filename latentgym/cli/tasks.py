@@ -1,0 +1,73 @@
+"""What commands that train agents have in common: tasks, their arguments, and streams of seeds."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import tyro
+
+# Streams of seeds that never meet: training, choosing the best network, and the final test.
+SELECTION_SEED, TEST_SEED = 1_000_000, 2_000_000
+
+DEFAULT_TARGET = ("hairColor=a55728",)
+
+Target = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(metavar="ATTRIBUTE=VARIANT", help="what the edited image shall show"),
+]
+Pairs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=JSON ...")]
+
+
+def seeds_of(seed: int) -> tuple[int, int]:
+    """Seeds of the environments that choose the best network, and of those of the test."""
+    return SELECTION_SEED + 1000 * seed, TEST_SEED + 1000 * seed
+
+
+def parse_target(target: tuple[str, ...]) -> dict[str, str]:
+    """``("hairColor=a55728",)`` to ``{"hairColor": "a55728"}``."""
+    pairs = [item.partition("=") for item in target]
+    for item, (name, equals, variant) in zip(target, pairs, strict=True):
+        if not (name and equals and variant):
+            raise ValueError(f"target is {item!r}; expected ATTRIBUTE=VARIANT")
+    return {name: variant for name, _, variant in pairs}
+
+
+def parse_pairs(pairs: tuple[str, ...], argument: str) -> dict[str, Any]:
+    """``("gamma=0.9", "net_arch=[64, 64]")`` to a dict; what is no JSON is text.
+
+    Args:
+        pairs: names and values.
+        argument: the option they belong to, for the message.
+    """
+    values: dict[str, Any] = {}
+    for item in pairs:
+        name, equals, text = item.partition("=")
+        if not (name and equals):
+            raise ValueError(f"{argument} is {item!r}; expected NAME=JSON")
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = text
+    return values
+
+
+def is_edit(env_id: str) -> bool:
+    """Whether it is one of the environments that edit images."""
+    return env_id.startswith("LatentEdit")
+
+
+def task_options(env_id: str, target: tuple[str, ...], env_args: tuple[str, ...]) -> dict[str, Any]:
+    """Arguments of an environment: for edits, a target, and an end at success."""
+    given = parse_pairs(env_args, "env_args")
+    if is_edit(env_id):
+        wanted = parse_target(target or DEFAULT_TARGET)
+        return {"target": wanted, "terminate_on_success": True, **given}
+    if target:
+        raise ValueError(f"target is {' '.join(target)}; {env_id} has none")
+    return given
+
+
+def training_options(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The same for learning, where speed counts more than the last digit of a score."""
+    return {"bf16": True, **options} if is_edit(env_id) else options
