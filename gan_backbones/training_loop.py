@@ -127,6 +127,7 @@ class Trainer:
         self._optimisers: dict[str, torch.optim.Optimizer] = {}
         self._pending: list[tuple[int, dict[str, torch.Tensor]]] = []
         self._board = None
+        self._columns = 8  # of the sample grid
         self._bf16 = config.bf16 and computes_in_bf16(self.device)
         self.iteration = 0
 
@@ -362,9 +363,9 @@ class Trainer:
     def _write_grid(self, samples: torch.Tensor) -> None:
         if self.accelerator.is_main_process:
             file = self.out / "samples" / f"{self.iteration:06d}.png"
-            self._write(file, grid_png(samples))
+            self._write(file, grid_png(samples, self._columns))
             if self._board is not None:
-                self._board.add_image("samples", make_grid(_unit(samples)), self.iteration)
+                self._board.add_image("samples", make_grid(_unit(samples), self._columns), self.iteration)
 
     def _write_gif(self) -> None:
         files = sorted((self.out / "samples").glob("[0-9]*.png"))
@@ -484,10 +485,10 @@ def computes_in_bf16(device: torch.device) -> bool:
     )
 
 
-def grid_png(images: torch.Tensor) -> bytes:
-    """Images in [-1, 1], eight a row, as a PNG file."""
+def grid_png(images: torch.Tensor, columns: int = 8) -> bytes:
+    """Images in [-1, 1], some a row, as a PNG file."""
     file = io.BytesIO()
-    save_image(make_grid(_unit(images)), file, format="png")
+    save_image(make_grid(_unit(images), columns), file, format="png")
     return file.getvalue()
 
 
