@@ -40,10 +40,10 @@ class CVAEConfig(TrainingConfig):
         ValueError: a setting that is out of range.
     """
 
-    latent_dim: int = 20
+    latent_dim: int = 100
     features: int = 32
     discriminator_features: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     scale: float = 0.5
     penalty: float = 2.0
     penalty_interval: int = 2

@@ -28,6 +28,7 @@ from gan_backbones.networks import (
     ResidualDiscriminator,
     ResidualGenerator,
 )
+from gan_backbones.reward_punishment import PRESETS
 from gan_backbones.training_loop import Trainer, TrainingConfig, build, seeded
 
 ARCHITECTURES = ("dcgan", "residual")
@@ -58,6 +59,8 @@ class GANConfig(TrainingConfig):
         objective: one of :data:`~gan_backbones.losses.OBJECTIVES`.
         real_target: label of real images: 1, or one-sidedly smoothed, 0.9.
         flipped: share of the images that get the wrong label.
+        reward_punishment: play the semi-cooperative game of
+            :mod:`~gan_backbones.reward_punishment` by one of its presets; objective ``"bce"`` only.
         discriminator_steps: discriminator updates per generator update, each on fresh images.
         learning_rate: of both Adam optimisers; decays to a tenth along a cosine.
         discriminator_learning_rate: of the discriminator's, if it differs.
@@ -82,6 +85,7 @@ class GANConfig(TrainingConfig):
     objective: str = "relativistic"
     real_target: float = 1.0
     flipped: float = 0.0
+    reward_punishment: str | None = None
     discriminator_steps: int = 1
     learning_rate: float = 3e-4
     discriminator_learning_rate: float | None = None
@@ -120,6 +124,16 @@ class GANConfig(TrainingConfig):
             real_target=self.real_target,
             flipped=self.flipped,
         )
+
+        if self.reward_punishment is not None:
+            if self.reward_punishment not in PRESETS:
+                raise ValueError(
+                    f"reward_punishment is {self.reward_punishment!r}; allowed: {', '.join(PRESETS)}"
+                )
+            if self.objective != "bce":
+                raise ValueError(
+                    f"objective is {self.objective!r}; with reward_punishment it must be 'bce'"
+                )
 
     def networks(self, channels: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         """A generator and a discriminator with fresh weights."""
@@ -183,6 +197,7 @@ class GANTrainer(Trainer):
         for name, rate in self._rates.items():
             self._add_optimiser(name, rate, config.betas)
         self._objective = OBJECTIVES[config.objective]
+        self._game = PRESETS.get(config.reward_punishment)
         self._best_diversity = 0.0
 
     # One iteration ------------------------------------------------------------------------------
@@ -198,18 +213,29 @@ class GANTrainer(Trainer):
         steps = self.config.discriminator_steps
         self.discriminator.requires_grad_(True)
         for step in range(steps):
-            real = self._batch(self._rows(self.iteration * steps + step))
+            number = self.iteration * steps + step
+            phase = self._phase(number)
+            real = self._batch(self._rows(number))
             latents = self._noise(self.config.latent_dim, rng)
             with torch.set_grad_enabled(step == steps - 1), self._autocast():
                 fake = self._generator(latents)
-            figures = self._update_discriminator(real, fake.detach().float(), rng)
-        self.discriminator.requires_grad_(False)
-        loss = self._update_generator(real, fake, rng)
+            figures = self._update_discriminator(phase, real, fake.detach().float(), rng)
+        if phase != "study":
+            self.discriminator.requires_grad_(False)
+            figures["loss_generator"] = self._update_generator(real, fake, rng)
         self._average()
-        return {"loss_discriminator": figures["loss"], "loss_generator": loss, "gap": figures["gap"]}
+        return figures
+
+    def _phase(self, number: int) -> str | None:
+        """The phase of the semi-cooperative game at batch ``number``, if it is played."""
+        if self._game is None:
+            return None
+        per_epoch = len(self.images) // self.config.batch_size
+        epoch, position = divmod(number, per_epoch)
+        return self._game.phase(epoch, position / per_epoch)
 
     def _update_discriminator(
-        self, real: torch.Tensor, fake: torch.Tensor, rng: torch.Generator
+        self, phase: str | None, real: torch.Tensor, fake: torch.Tensor, rng: torch.Generator
     ) -> dict[str, torch.Tensor]:
         config = self.config
         penalised = (
@@ -217,17 +243,22 @@ class GANTrainer(Trainer):
         )
         images = torch.cat([real, fake]).requires_grad_(penalised)
         logits_real, logits_fake = self._logits(images, rng)
-        targets = ()
+        targets: list[torch.Tensor] = []
         if self._objective.takes_targets:
-            targets = label_targets(config.batch_size, config.real_target, config.flipped, rng)
-            targets = [target[self._slice].to(self.device) for target in targets]
-        loss = self._objective.discriminator(logits_real, logits_fake, *targets)
+            whole = label_targets(config.batch_size, config.real_target, config.flipped, rng)
+            targets = [target[self._slice].to(self.device) for target in whole]
+        if self._game is None:
+            loss = self._objective.discriminator(logits_real, logits_fake, *targets)
+        else:
+            loss = self._game.discriminator_loss(phase, logits_real, logits_fake, *targets)
         total = loss
         if penalised:
             weight = config.penalty * config.penalty_interval
             total = loss + weight * self._penalty(images, logits_real, logits_fake, rng)
         self._update("discriminator", total)
-        return {"loss": loss.detach(), "gap": (logits_real - logits_fake).detach().mean()}
+        # The gap between mean logits is near 0 if the discriminator cannot tell.
+        gap = (logits_real - logits_fake).detach().mean()
+        return {"loss_discriminator": loss.detach(), "gap": gap}
 
     def _penalty(
         self,
@@ -249,13 +280,31 @@ class GANTrainer(Trainer):
     def _update_generator(
         self, real: torch.Tensor, fake: torch.Tensor, rng: torch.Generator
     ) -> torch.Tensor:
-        logits_real = None
-        if self._objective.generator_needs_real:
-            with torch.no_grad():
-                logits_real = self._score(real, rng)
-        loss = self._objective.generator(logits_real, self._score(fake, rng))
+        if self._game is not None:
+            loss = self._feedback_loss(real, fake, rng)
+        else:
+            logits_real = None
+            if self._objective.generator_needs_real:
+                with torch.no_grad():
+                    logits_real = self._score(real, rng)
+            loss = self._objective.generator(logits_real, self._score(fake, rng))
         self._update("generator", loss)
         return loss.detach()
+
+    def _feedback_loss(
+        self, real: torch.Tensor, fake: torch.Tensor, rng: torch.Generator
+    ) -> torch.Tensor:
+        """The generator's loss in the semi-cooperative game."""
+        policies = self.config.augment
+        with self._autocast():
+            with torch.no_grad():
+                real_maps = self.discriminator.feature_maps(augment(real, policies, rng))
+            fake_maps = self.discriminator.feature_maps(augment(fake, policies, rng))
+            logits = self.discriminator.logits(fake_maps).float()
+        real_maps, fake_maps = ([m.float() for m in maps] for maps in (real_maps, fake_maps))
+        return self._objective.generator(None, logits) + self._game.feedback_term(
+            real_maps, fake_maps
+        )
 
     def _logits(
         self, images: torch.Tensor, rng: torch.Generator

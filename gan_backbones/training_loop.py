@@ -57,8 +57,8 @@ class TrainingConfig:
         tensorboard: also log for TensorBoard.
     """
 
-    data: Path | str
-    out: Path | str
+    data: str | Path
+    out: str | Path = Path("runs/backbone")
     iterations: int = 5000
     batch_size: int = 64
     image_size: int = 64
@@ -304,17 +304,17 @@ class Trainer:
         Looked at in bulk, before anything is saved: to ask in each iteration would make the
         processor wait for the GPU.
         """
-        if not self._pending:
-            return
-        names = [name for name in self._pending[0][1] if name.startswith("loss_")]
-        losses = torch.stack([step[name].detach() for _, step in self._pending for name in names])
-        for place, loss in enumerate(losses.tolist()):
-            if not math.isfinite(loss):
-                which, name = divmod(place, len(names))
-                raise self._diverged(
-                    f"the {names[name].removeprefix('loss_')}'s loss is {loss}",
-                    self._pending[which][0],
-                )
+        losses = [
+            (iteration, name.removeprefix("loss_"), value)
+            for iteration, figures in self._pending
+            for name, value in figures.items()
+            if name.startswith("loss_")
+        ]
+        if losses:
+            values = torch.stack([value for _, _, value in losses]).tolist()
+            for (iteration, name, _), value in zip(losses, values, strict=True):
+                if not math.isfinite(value):
+                    raise self._diverged(f"the {name}'s loss is {value}", iteration)
         del self._pending[:-1]
 
     def _diverged(self, what: str, iteration: int) -> FloatingPointError:
