@@ -20,6 +20,12 @@ PENALTIES = ("none", "wgan", "r1", "r2", "r1_r2")
 """None; :func:`wgan_gradient_penalty`; :func:`zero_centred_penalty` at real, generated, or both."""
 
 
+def cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Mean binary cross-entropy of logits ``[N]`` from probabilities, one for all or ``[N]``."""
+    targets = torch.as_tensor(targets).to(logits).expand_as(logits)
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
 def bce_discriminator(
     real: torch.Tensor,
     fake: torch.Tensor,
@@ -35,7 +41,7 @@ def bce_discriminator(
             ``[N]``; see :func:`label_targets`.
         fake_targets: likewise for generated images.
     """
-    return _cross_entropy(real, real_targets) + _cross_entropy(fake, fake_targets)
+    return cross_entropy(real, real_targets) + cross_entropy(fake, fake_targets)
 
 
 def bce_generator(real: torch.Tensor | None, fake: torch.Tensor) -> torch.Tensor:
@@ -204,6 +210,7 @@ def check_objective(
     penalty_weight: float = 1.0,
     real_target: float = 1.0,
     flipped: float = 0.0,
+    semi_cooperative: bool = False,
 ) -> None:
     """Refuse settings that are unknown, out of range, or make no sense together.
 
@@ -214,6 +221,8 @@ def check_objective(
         penalty_weight: its weight; above 0 if there is a penalty.
         real_target: see :func:`label_targets`; above 0.5, at most 1.
         flipped: see :func:`label_targets`; at least 0, below 0.5, where labels say nothing.
+        semi_cooperative: whether the game of :mod:`gan_backbones.reward_punishment` is played,
+            which takes logits for log-odds, as only ``"bce"`` and ``"minimax"`` do.
 
     Raises:
         ValueError: one line that names what is wrong and what is allowed.
@@ -236,6 +245,11 @@ def check_objective(
                     f"{name} is {value}, but objective {objective!r} has no targets; those with "
                     f"targets: {having}"
                 )
+    if semi_cooperative and objective not in ("bce", "minimax"):
+        raise ValueError(
+            f"objective {objective!r} has no probabilities to reward or punish; allowed in the "
+            "semi-cooperative game: bce, minimax"
+        )
     if penalty != "none":
         if not 0 < penalty_weight < math.inf:
             raise ValueError(f"penalty_weight is {penalty_weight}; allowed: finite and above 0")
@@ -281,11 +295,6 @@ def gaussian_reconstruction(
         ``[N]``, in nats.
     """
     return (images - reconstructions).square().flatten(1).sum(dim=1) / (2 * scale**2)
-
-
-def _cross_entropy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    targets = torch.as_tensor(targets).to(logits).expand_as(logits)
-    return F.binary_cross_entropy_with_logits(logits, targets)
 
 
 def _gradient(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

@@ -247,6 +247,10 @@ REFUSED = [
         {"objective": "wgan", "norm": "batch"},
         "objective 'wgan' with penalty 'none' and norm 'batch' leaves the discriminator's slope",
     ),
+    (
+        {"objective": "least_squares", "semi_cooperative": True},
+        "objective 'least_squares' has no probabilities to reward or punish; allowed in the semi-",
+    ),
 ]
 
 
@@ -265,6 +269,8 @@ def test_what_makes_sense_is_allowed(name, penalty):
         check_objective(name, penalty=penalty)
     if OBJECTIVES[name].takes_targets:
         check_objective(name, penalty=penalty, real_target=0.9, flipped=0.05)
+    if name in ("bce", "minimax"):
+        check_objective(name, penalty=penalty, semi_cooperative=True)
 
 
 # The variational autoencoder's two terms ----------------------------------------------------------
