@@ -5,24 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from gan_backbones.backbone import Backbone
 from gan_backbones.classifier_training import predict_attributes
 from gan_backbones.datasets.cartoon_set import to_float
-from gan_backbones.metrics import batched, precision_recall
-
-QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+from gan_backbones.metrics import QUANTILES, batched, precision_recall
+from gan_backbones.networks import ConditionalGenerator
+from gan_backbones.schema import AttributeSchema
 
 
 def evaluate_backbone(
-    backbone: Backbone, images: torch.Tensor, labels: torch.Tensor, seed: int = 0
+    backbone: Backbone, images: torch.Tensor, labels: torch.Tensor | None, seed: int = 0
 ) -> dict[str, Any]:
     """Compare as many generated images with held-out real ones.
 
     Args:
-        backbone: with all four networks and a schema.
+        backbone: with generator and discriminator; without a schema, classifier and judge only
+            the discriminator's figures are there.
         images: held-out real images, uint8 ``[N, C, H, W]``.
-        labels: their variant indices, int64 ``[N, A]``.
+        labels: their variant indices, int64 ``[N, A]``, if there is a schema. A conditional
+            generator makes one image under each.
         seed: of the N latents.
 
     Returns:
@@ -31,17 +34,33 @@ def evaluate_backbone(
         ``lowest_share``: over all variants, the smallest ratio of a variant's share among
         generated images (as the judge sees them) to its share in the data, and which variant;
         k-NN ``precision`` and ``recall`` (k = 5) in the judge's features; the discriminator's
-        probability quantiles and its accuracy on both sets.
+        probability quantiles and its accuracy on both sets. Of a conditional generator also
+        ``label_accuracy``: how often the judge sees what was asked for.
     """
     schema = backbone.schema
     latents = torch.randn(
         len(images), backbone.latent_dim, generator=torch.Generator().manual_seed(seed)
     )
-    generated = batched(backbone.generator, latents)
+    generated = generate(backbone.generator, latents, labels, schema)
 
     def real(network):
         return batched(lambda batch: network(to_float(batch)), images)
 
+    realism_real = torch.sigmoid(real(backbone.discriminator))
+    realism_generated = torch.sigmoid(batched(backbone.discriminator, generated))
+    realism = {
+        "realism_quantiles": {
+            "at": list(QUANTILES),
+            "real": _quantiles(realism_real),
+            "generated": _quantiles(realism_generated),
+        },
+        "discriminator": {
+            "reals_accepted": round((realism_real > 0.5).double().mean().item(), 4),
+            "fakes_rejected": round((realism_generated <= 0.5).double().mean().item(), 4),
+        },
+    }
+    if schema is None:
+        return {"images": len(images), **realism}
     seen_real = {
         role: predict_attributes(real(getattr(backbone, role)), schema)
         for role in ("classifier", "judge")
@@ -60,10 +79,13 @@ def evaluate_backbone(
     precision, recall = precision_recall(
         real(backbone.judge.features), batched(backbone.judge.features, generated)
     )
-    realism_real = torch.sigmoid(real(backbone.discriminator))
-    realism_generated = torch.sigmoid(batched(backbone.discriminator, generated))
+    conditional = {}
+    if isinstance(backbone.generator, ConditionalGenerator):
+        matches = (seen_generated["judge"] == labels).double().mean()
+        conditional["label_accuracy"] = round(matches.item(), 4)
     return {
         "images": len(images),
+        **conditional,
         "classifier_accuracy": _mean(by_attribute["classifier"]),
         "judge_accuracy": _mean(by_attribute["judge"]),
         "accuracy_by_attribute": by_attribute,
@@ -72,16 +94,30 @@ def evaluate_backbone(
         "lowest_share": {"variant": rarest, "ratio": ratios[rarest]},
         "precision": round(precision, 4),
         "recall": round(recall, 4),
-        "realism_quantiles": {
-            "at": list(QUANTILES),
-            "real": _quantiles(realism_real),
-            "generated": _quantiles(realism_generated),
-        },
-        "discriminator": {
-            "reals_accepted": round((realism_real > 0.5).double().mean().item(), 4),
-            "fakes_rejected": round((realism_generated <= 0.5).double().mean().item(), 4),
-        },
+        **realism,
     }
+
+
+def generate(
+    generator: nn.Module,
+    latents: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    schema: AttributeSchema | None = None,
+) -> torch.Tensor:
+    """Images of ``latents``, in batches; of a conditional generator under a label each.
+
+    Args:
+        generator: latents to images.
+        latents: ``[N, latent_dim]``.
+        labels: variant indices int64 ``[N, A]``; ignored unless the generator is conditional.
+        schema: of the labels.
+    """
+    if not isinstance(generator, ConditionalGenerator):
+        return batched(generator, latents)
+    one_hot = torch.from_numpy(schema.encode_indices(labels.numpy()))
+    split = latents.shape[1]
+    both = torch.cat([latents, one_hot], dim=1)
+    return batched(lambda rows: generator(rows[:, :split], rows[:, split:]), both)
 
 
 def _share_ratios(generated: torch.Tensor, real: torch.Tensor, schema) -> dict[str, float]:
