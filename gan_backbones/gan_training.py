@@ -42,6 +42,9 @@ SATURATED = 0.99
 COLLAPSED = 0.5
 """Share of the best diversity so far below which modes count as collapsed."""
 
+DIVERSE = 0.1
+"""Diversity below which samples are still alike because training has just begun."""
+
 OVERFITTED = 0.5
 """Overfitting score from which the discriminator knows its images by heart."""
 
@@ -55,17 +58,21 @@ class GANConfig(TrainingConfig):
         upsampling: of the DCGAN generator: ``"transposed"`` or ``"upconv"``.
         norm: of the DCGAN discriminator: ``"none"``, ``"batch"`` or ``"spectral"``.
         latent_dim: length of the latent.
-        generator_features, discriminator_features: network widths.
-        objective: one of :data:`~gan_backbones.losses.OBJECTIVES`.
+        generator_features: width of the generator.
+        discriminator_features: width of the discriminator.
+        objective: ``"bce"`` (non-saturating), ``"minimax"``, ``"least_squares"``, ``"hinge"``,
+            ``"wgan"`` or ``"relativistic"``.
         real_target: label of real images: 1, or one-sidedly smoothed, 0.9.
         flipped: share of the images that get the wrong label.
-        reward_punishment: play the semi-cooperative game of
-            :mod:`~gan_backbones.reward_punishment` by one of its presets; objective ``"bce"`` only.
+        reward_punishment: play the semi-cooperative game (see
+            :mod:`gan_backbones.reward_punishment`) as ``"S1"``, ``"S2"`` or ``"S3"``; with
+            objective ``"bce"`` only.
         discriminator_steps: discriminator updates per generator update, each on fresh images.
         learning_rate: of both Adam optimisers; decays to a tenth along a cosine.
         discriminator_learning_rate: of the discriminator's, if it differs.
         betas: of both Adam optimisers.
-        penalty_kind: one of :data:`~gan_backbones.losses.PENALTIES`.
+        penalty_kind: of the discriminator's gradient: ``"none"``, ``"wgan"``, ``"r1"``, ``"r2"`` or
+            ``"r1_r2"``.
         penalty: its weight: gamma of R1 and R2 (which gamma / 2 multiplies), lambda of WGAN-GP.
         penalty_interval: apply it every so many iterations, that much stronger.
         augment: policies of DiffAugment: ``"color"``, ``"translation"``, ``"cutout"``.
@@ -238,9 +245,7 @@ class GANTrainer(Trainer):
         self, phase: str | None, real: torch.Tensor, fake: torch.Tensor, rng: torch.Generator
     ) -> dict[str, torch.Tensor]:
         config = self.config
-        penalised = (
-            config.penalty_kind != "none" and self.iteration % config.penalty_interval == 0
-        )
+        penalised = config.penalty_kind != "none" and self.iteration % config.penalty_interval == 0
         images = torch.cat([real, fake]).requires_grad_(penalised)
         logits_real, logits_fake = self._logits(images, rng)
         targets: list[torch.Tensor] = []
@@ -390,10 +395,10 @@ def find_warnings(figures: dict[str, Any], best_diversity: float) -> list[str]:
     real, generated = state["real"][1], state["generated"][-2]
     if state["accuracy"] >= SATURATED and real > 0.95 and generated < 0.05:
         warnings.append(
-            f"discriminator saturated: accuracy {state['accuracy']:.1%}; a tenth of the real images "
-            f"score below {real:.2f}, a tenth of the generated ones above {generated:.2f}"
+            f"discriminator saturated: accuracy {state['accuracy']:.1%}; a tenth of the real "
+            f"images score below {real:.2f}, a tenth of the generated ones above {generated:.2f}"
         )
-    if figures["diversity"] < COLLAPSED * best_diversity:
+    if best_diversity > DIVERSE and figures["diversity"] < COLLAPSED * best_diversity:
         warnings.append(
             f"mode collapse: samples lie {figures['diversity']:.2f} times as far apart as real "
             f"images, after {best_diversity:.2f} at best"

@@ -89,9 +89,12 @@ def train_backbone(
     )
     rescale(discriminator, scale, shift)
 
-    backbone = Backbone(generator, config.latent_dim, discriminator, schema=dataset.schema)
+    classifier = judge = None
     if dataset.schema is not None:
-        backbone.classifier, backbone.judge = _train_classifiers(config, dataset, images, labels)
+        classifier, judge = _train_classifiers(config, dataset, images, labels)
+    backbone = Backbone(
+        generator, config.latent_dim, discriminator, classifier, judge, dataset.schema
+    )
     if isinstance(config, CVAEConfig):
         label = dataset.schema.decode(dataset.schema.encode_indices(labels["held_out"][:1])[0])
         backbone = backbone.condition(label)

@@ -44,7 +44,8 @@ class TrainingConfig:
     """What every run depends on. Resuming under any other values is refused.
 
     Attributes:
-        data: what :func:`~gan_backbones.datasets.open_dataset` opens.
+        data: a folder of images, or ``READER:FOLDER`` such as ``mnist:DIR``: see
+            :func:`gan_backbones.datasets.open_dataset`.
         out: folder for checkpoint, log and sample grids.
         iterations: updates of each network.
         batch_size: images per update, over all processes together.
@@ -236,9 +237,7 @@ class Trainer:
 
     # For the steps ------------------------------------------------------------------------------
 
-    def _add_optimiser(
-        self, name: str, learning_rate: float, betas: tuple[float, float]
-    ) -> None:
+    def _add_optimiser(self, name: str, learning_rate: float, betas: tuple[float, float]) -> None:
         self._optimisers[name] = torch.optim.Adam(
             self._networks[name].parameters(),
             learning_rate,
@@ -365,7 +364,9 @@ class Trainer:
             file = self.out / "samples" / f"{self.iteration:06d}.png"
             self._write(file, grid_png(samples, self._columns))
             if self._board is not None:
-                self._board.add_image("samples", make_grid(_unit(samples), self._columns), self.iteration)
+                self._board.add_image(
+                    "samples", make_grid(_unit(samples), self._columns), self.iteration
+                )
 
     def _write_gif(self) -> None:
         files = sorted((self.out / "samples").glob("[0-9]*.png"))
@@ -480,9 +481,7 @@ def computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(
-        getattr(torch.cpu, name, lambda: False)() for name in known
-    )
+    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in known)
 
 
 def grid_png(images: torch.Tensor, columns: int = 8) -> bytes:

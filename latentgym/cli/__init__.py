@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import tyro
 
-from gan_backbones import BackboneError
-from gan_backbones.datasets import DatasetError
 from latentgym.cli.backbones import benchmark_backbone, train_backbone
 from latentgym.cli.choices import benchmark_choices
 from latentgym.cli.edits import demo, train
+from latentgym.cli.gan_speed import benchmark_gan_training
 from latentgym.cli.play import play
 from latentgym.cli.throughput import benchmark_throughput
 
@@ -19,6 +18,7 @@ COMMANDS = {"demo": demo, "train": train, "play": play, "train-backbone": train_
 BENCHMARKS = {
     "backbone": benchmark_backbone,
     "choices": benchmark_choices,
+    "gan-training": benchmark_gan_training,
     "throughput": benchmark_throughput,
 }
 
@@ -38,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, description=description, args=args
         )
-    except (BackboneError, DatasetError, ModuleNotFoundError, ValueError) as error:
+    except (FloatingPointError, ModuleNotFoundError, OSError, ValueError) as error:
         sys.exit(f"latentgym: {error}")
     except KeyboardInterrupt:
         sys.exit("latentgym: interrupted")

@@ -54,7 +54,8 @@ def benchmark_gan_training(
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=rng)
     with tempfile.TemporaryDirectory() as folder:
         shared: dict[str, Any] = dict(
-            data="random", out=folder, iterations=10**6, batch_size=batch_size, bf16=bf16, seed=seed,
+            data="random", out=folder, iterations=10**6, batch_size=batch_size, bf16=bf16,
+            seed=seed,
             generator_features=features, discriminator_features=features,
         )  # fmt: skip
         same = GANConfig(
