@@ -135,7 +135,8 @@ class GANConfig(TrainingConfig):
         if self.reward_punishment is not None:
             if self.reward_punishment not in PRESETS:
                 raise ValueError(
-                    f"reward_punishment is {self.reward_punishment!r}; allowed: {', '.join(PRESETS)}"
+                    f"reward_punishment is {self.reward_punishment!r}; "
+                    f"allowed: {', '.join(PRESETS)}"
                 )
             if self.objective != "bce":
                 raise ValueError(

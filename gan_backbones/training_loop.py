@@ -185,17 +185,16 @@ class Trainer:
                 self._pending.append((self.iteration, self._step()))
                 self.iteration += 1
                 bar.update()
-                at_checkpoint = self.iteration % config.checkpoint_interval == 0
                 if self.iteration % LOG_INTERVAL == 0:
                     self._log(bar)
-                if at_checkpoint:
-                    self.save()
-                if at_checkpoint or self.iteration == config.iterations:
+                at_end = self.iteration == config.iterations
+                if at_end or self.iteration % config.checkpoint_interval == 0:
                     self._check(bar)
+                    self.save()
                 elif self.iteration in config.sample_at:
                     self._write_grid(self._samples())
             # Not in a `finally`: after an error one network may be a step ahead of the other.
-            if self.iteration % config.checkpoint_interval:
+            if self.iteration < config.iterations and self.iteration % config.checkpoint_interval:
                 self.save()
         if interrupted.is_set():
             raise KeyboardInterrupt
@@ -208,10 +207,7 @@ class Trainer:
             FloatingPointError: a loss or a weight is not finite.
             OSError: it could not be written; the one before is left as it was.
         """
-        self._check_losses()
-        for name in self._trained:
-            if not all(v.isfinite().all() for v in self._networks[name].state_dict().values()):
-                raise self._diverged(f"the {name} has weights that are not finite", self.iteration)
+        self._check_finite()
         if self.accelerator.is_main_process:
             buffer = io.BytesIO()
             torch.save(
@@ -297,6 +293,13 @@ class Trainer:
 
     # Log, grids, checks -------------------------------------------------------------------------
 
+    def _check_finite(self) -> None:
+        """Raise if a loss or a weight is not finite."""
+        self._check_losses()
+        for name in self._trained:
+            if not all(v.isfinite().all() for v in self._networks[name].state_dict().values()):
+                raise self._diverged(f"the {name} has weights that are not finite", self.iteration)
+
     def _check_losses(self) -> None:
         """Raise at the first loss of the pending iterations that is not finite.
 
@@ -336,6 +339,7 @@ class Trainer:
 
     def _check(self, bar: tqdm) -> None:
         """Grid, figures and warnings."""
+        self._check_finite()
         if not self.accelerator.is_main_process:
             return
         samples = self._samples()
