@@ -7,6 +7,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn.functional import interpolate
 
+from gan_backbones.inference import fold
 from gan_backbones.networks import (
     Classifier,
     ConditionalGenerator,
@@ -98,7 +99,11 @@ def test_logits_come_of_feature_maps(kind):
     residual = isinstance(discriminator, ResidualDiscriminator)
     assert sides == [64, 32, 16, 8, 4][0 if residual else 1 :]
     assert [m.shape[1] for m in maps][-4:] == [4, 8, 16, 32]
-    torch.testing.assert_close(discriminator.logits(maps), discriminator(images))
+    for network in (discriminator, fold(discriminator)):  # in the latter, activations are in place
+        maps = network.feature_maps(images)
+        before = [m.clone() for m in maps]
+        torch.testing.assert_close(network.logits(maps), discriminator(images))
+        assert all(map(torch.equal, maps, before))
 
 
 @pytest.mark.parametrize(
