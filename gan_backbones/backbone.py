@@ -90,11 +90,15 @@ class Backbone:
                 f"the generator is a {type(self.generator).__name__}; only a ConditionalGenerator "
                 "takes a label"
             )
-        size, outputs = self.schema and self.schema.size, self.generator.config["outputs"]
-        if size != outputs:
-            raise BackboneError(f"the generator's label has length {outputs}, the schema {size}")
-        missing = [name for name in self.schema.names if name not in label]
+        if self.schema is None:
+            raise BackboneError("the backbone has no schema that names the generator's labels")
+        outputs = self.generator.config["outputs"]
+        if self.schema.size != outputs:
+            raise BackboneError(
+                f"the generator's label has length {outputs}, the schema {self.schema.size}"
+            )
         one_hot = torch.from_numpy(self.schema.encode(label))
+        missing = [name for name in self.schema.names if name not in label]
         if missing:
             raise BackboneError(f"label is {dict(label)}; it leaves out {', '.join(missing)}")
         copies = {role: copy_network(network) for role, network in self.networks.items()}

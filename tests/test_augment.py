@@ -35,13 +35,13 @@ def test_shape_and_type_stay_and_pictures_change(channels, side):
 @CHANNELS
 @pytest.mark.parametrize("policies", [*((policy,) for policy in ALL), ALL])
 def test_gradients_pass_through_twice(policies, channels):
-    images = random_images(2, channels, 8, torch.double).requires_grad_()
+    images = random_images(1, channels, 8, torch.double).requires_grad_()
 
     def squares(images):
         return augment(images, policies, rng(3)).square()
 
-    assert gradcheck(squares, images)
-    assert gradgradcheck(squares, images)
+    assert gradcheck(squares, images, fast_mode=True)
+    assert gradgradcheck(squares, images, fast_mode=True)
 
 
 def test_draws_come_from_the_generator_alone_and_differ_from_call_to_call():

@@ -97,17 +97,17 @@ class ResidualDiscriminator(nn.Module):
         _initialise(self.layers)
 
     def feature_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The output of each block, ``[N, width, H, W]`` and further down to 4x4."""
+        """What each block passes on, ``[N, width, H, W]`` and further down to 4x4."""
         maps, x = [], images
-        for layer in self.layers[:-2]:
+        for layer in self.layers[:-1]:
             x = layer(x)
             if isinstance(layer, ResidualBlock):
                 maps.append(x)
-        return maps
+        return [*maps[:-1], x]  # the last one's after the activation before the head
 
     def logits(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """The realism logits of images whose :meth:`feature_maps` are known: no second pass."""
-        return self.layers[-2:](maps[-1]).reshape(len(maps[-1]))
+        return self.layers[-1](maps[-1]).reshape(len(maps[-1]))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.layers(images).reshape(len(images))  # fails at images of another size
