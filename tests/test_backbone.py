@@ -114,7 +114,7 @@ def test_saving_a_foreign_network_is_refused(network, backbone, tmp_path):
     with pytest.raises(BackboneError) as caught:
         foreign.save(tmp_path / "foreign.safetensors")
     assert str(caught.value) == (
-        f"the judge is a {type(network).__name__}, which is no class of gan_backbones.networks: "
+        f"the judge is a {type(network).__name__}, which is no judge of gan_backbones.networks: "
         "a backbone file can only hold those"
     )
     assert not list(tmp_path.iterdir())
@@ -254,7 +254,7 @@ DAMAGE = {
     unknown_class: "unknown network class 'Module' for the judge",
     no_class: "its description is damaged (KeyError('class'))",
     unknown_argument: "its description is damaged (TypeError(",
-    unknown_role: "the weights of the jury do not fit: ",
+    unknown_role: "unknown network class 'Judge' for the jury",
     no_generator: "its description is damaged (KeyError('generator'))",
     bad_image_size: "its description is damaged (ValueError(",
     negative_width: "its description is damaged (RuntimeError(",
