@@ -6,27 +6,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from backbones import LATENT_DIM, SCHEMA, tiny_backbone
+from backbones import SCHEMA, conditional_backbone
 from edits import IDS, latents_of, make, make_vec, sampled
 from gymnasium.envs.registration import EnvSpec
 
-from gan_backbones import Backbone, BackboneError, load
-from gan_backbones.networks import ConditionalGenerator
+from gan_backbones import BackboneError, load
 
 LABEL = {"hair": "fro", "hairColor": "2c1b18", "glasses": "none"}
 OTHER = {"hair": "bob", "hairColor": "a55728", "glasses": "round"}
-
-
-def conditional_backbone():
-    """The tiny backbone's judges round a conditional generator."""
-    tiny = tiny_backbone()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)
-        generator = ConditionalGenerator(LATENT_DIM, SCHEMA.size, 4, 3, 16)
-        for parameter in generator.parameters():
-            if parameter.ndim == 4:
-                parameter.mul_(12)
-    return Backbone(generator, LATENT_DIM, tiny.discriminator, tiny.classifier, tiny.judge, SCHEMA)
 
 
 @pytest.fixture(scope="module")
