@@ -121,18 +121,22 @@ def nearest_neighbours(
     """
     if not 1 <= k <= len(pool):
         raise ValueError(f"k is {k}; allowed: 1 to {len(pool)}, the size of the pool")
-    queries = queries.float()
-    best = torch.full((len(queries), 0), math.inf)
+    exact = queries.double()
+    best = torch.full((len(queries), 0), math.inf, dtype=torch.float64)
     indices = torch.zeros((len(queries), 0), dtype=torch.int64)
     for first in range(0, len(pool), chunk):
-        part = pool[first : first + chunk].float()
-        # Not by matrix product, which is blunt for near copies, the very thing looked for.
-        distances = torch.cdist(queries, part, compute_mode="donot_use_mm_for_euclid_dist")
+        part = pool[first : first + chunk].double()
+        # By matrix product, which is fast; in float64, lest it be blunt for near copies.
+        squares = exact.square().sum(1, keepdim=True) + part.square().sum(1) - 2 * exact @ part.T
         numbers = torch.arange(first, first + len(part)).expand(len(queries), -1)
-        best, order = torch.cat([best, distances], 1).sort(dim=1, stable=True)
+        best, order = torch.cat([best, squares], 1).sort(dim=1, stable=True)
         best, order = best[:, :k], order[:, :k]
         indices = torch.cat([indices, numbers], 1).gather(1, order)
-    return indices, best
+    distances = [
+        (row - pool[chosen].double()).norm(dim=1)
+        for row, chosen in zip(exact, indices, strict=True)
+    ]
+    return indices, torch.stack(distances).float()
 
 
 def coordinate_effects(

@@ -145,7 +145,8 @@ def draw_constants(x: Exploration) -> list[Path]:
     latents = torch.cat([*named.values(), x.latents[:count]])
     columns = [*named, *[f"random {i + 1}" for i in range(count)]]
     picture = x.out / "constants.png"
-    save_rows(picture, _rows(x.backbone, [latents]), [""], columns, "constant latents, beside random ones")
+    title = "constant latents, beside random ones"
+    save_rows(picture, _rows(x.backbone, [latents]), [""], columns, title)
     return [picture]
 
 
@@ -233,7 +234,7 @@ def draw_neighbours(x: Exploration) -> list[Path]:
     usual = among_real[:, 1].median().item()
 
     images = torch.cat([samples[:, None], real[indices]], dim=1)
-    captions = [["", *[f"{d:.3g}" for d in row]] for row in distances.tolist()]
+    captions = [["", *map(_short, row)] for row in distances.tolist()]
     picture = x.out / "neighbours.png"
     save_rows(
         picture,
@@ -241,7 +242,7 @@ def draw_neighbours(x: Exploration) -> list[Path]:
         [f"{i + 1}" for i in range(len(samples))],
         ["sample", *[f"real {i + 1}" for i in range(NEAREST)]],
         f"real images nearest to samples, by {space}\n"
-        f"(nearest real image to a real one: {usual:.3g} in the median)",
+        f"(nearest real image to a real one: {_short(usual)} in the median)",
         captions,
     )
     return [picture]
@@ -256,6 +257,10 @@ def _feature_space(backbone: Backbone) -> tuple[str, Callable[[torch.Tensor], to
     return "the judge's features", lambda images: batched(
         lambda batch: features(to_float(batch.to(device))), images
     ).cpu()
+
+
+def _short(distance: float) -> str:
+    return f"{distance:.0f}" if distance >= 100 else f"{distance:.3g}"
 
 
 def _rows(backbone: Backbone, rows: list[torch.Tensor]) -> np.ndarray:
