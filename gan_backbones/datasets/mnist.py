@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -156,7 +155,7 @@ def check_idx(file: Path, dimensions: int) -> tuple[int, ...]:
 def _download(source: type[torchvision.datasets.MNIST], root: Path, raw: Path) -> None:
     try:
         source(str(root), download=True)
-    except (RuntimeError, OSError, URLError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         if all((raw / name.removesuffix(".gz")).exists() for name, _ in source.resources):
             return  # there, but damaged: what is wrong with it is said by its reader
         names = ", ".join(name.removesuffix(".gz") for name, _ in source.resources)

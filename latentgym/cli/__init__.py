@@ -10,11 +10,18 @@ import tyro
 from latentgym.cli.backbones import benchmark_backbone, train_backbone
 from latentgym.cli.choices import benchmark_choices
 from latentgym.cli.edits import demo, train
+from latentgym.cli.explore import explore
 from latentgym.cli.gan_speed import benchmark_gan_training
 from latentgym.cli.play import play
 from latentgym.cli.throughput import benchmark_throughput
 
-COMMANDS = {"demo": demo, "train": train, "play": play, "train-backbone": train_backbone}
+COMMANDS = {
+    "demo": demo,
+    "train": train,
+    "play": play,
+    "train-backbone": train_backbone,
+    "explore": explore,
+}
 BENCHMARKS = {
     "backbone": benchmark_backbone,
     "choices": benchmark_choices,
