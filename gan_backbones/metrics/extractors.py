@@ -18,7 +18,7 @@ from torchvision.models import vgg16
 from gan_backbones.metrics.distances import frechet_distance
 from gan_backbones.metrics.features import as_float, as_rgb, as_uint8, batched
 from gan_backbones.metrics.imagenet import imagenet_weights
-from gan_backbones.metrics.weights import WeightsError, check_sha256, find_weights
+from gan_backbones.metrics.weights import check_sha256, find_weights
 
 Extractor = Callable[[torch.Tensor], torch.Tensor]
 """Images ``[N, C, H, W]``, float32 in [-1, 1] or uint8, to features float32 ``[N, F]``."""
