@@ -10,7 +10,16 @@ from torch import nn
 from gan_backbones.backbone import Backbone
 from gan_backbones.classifier_training import predict_attributes
 from gan_backbones.datasets.cartoon_set import to_float
-from gan_backbones.metrics import QUANTILES, batched, precision_recall
+from gan_backbones.metrics import (
+    QUANTILES,
+    batched,
+    classifier_features,
+    discriminator_confusion,
+    frechet_distance,
+    kid,
+    output_quantiles,
+    precision_recall,
+)
 from gan_backbones.networks import ConditionalGenerator
 from gan_backbones.schema import AttributeSchema
 
@@ -21,8 +30,8 @@ def evaluate_backbone(
     """Compare as many generated images with held-out real ones.
 
     Args:
-        backbone: with generator and discriminator; without a schema, classifier and judge only
-            the discriminator's figures are there.
+        backbone: with generator and discriminator, and with a schema, classifier and judge;
+            without a schema only the discriminator's figures are there.
         images: held-out real images, uint8 ``[N, C, H, W]``.
         labels: their variant indices, int64 ``[N, A]``, if there is a schema. A conditional
             generator makes one image under each.
@@ -33,9 +42,12 @@ def evaluate_backbone(
         over attributes) and per attribute; ``agreement`` of the two on generated images;
         ``lowest_share``: over all variants, the smallest ratio of a variant's share among
         generated images (as the judge sees them) to its share in the data, and which variant;
-        k-NN ``precision`` and ``recall`` (k = 5) in the judge's features; the discriminator's
-        probability quantiles and its accuracy on both sets. Of a conditional generator also
-        ``label_accuracy``: how often the judge sees what was asked for.
+        in the judge's features: Fréchet distance ``fd_classifier``, ``kid_classifier`` (of all
+        points), k-NN ``precision`` and ``recall`` (k = 5), comparable only between backbones of one
+        judge and equally many images; the discriminator's probability quantiles, and its confusion
+        matrix and rates as :func:`gan_backbones.metrics.discriminator_confusion` has them; of
+        a conditional generator also ``label_accuracy``: how often the judge sees what was asked
+        for.
     """
     schema = backbone.schema
     latents = torch.randn(
@@ -46,8 +58,8 @@ def evaluate_backbone(
     def real(network):
         return batched(lambda batch: network(to_float(batch)), images)
 
-    realism_real = torch.sigmoid(real(backbone.discriminator))
-    realism_generated = torch.sigmoid(batched(backbone.discriminator, generated))
+    realism_real = real(backbone.discriminator)
+    realism_generated = batched(backbone.discriminator, generated)
     realism = {
         "realism_quantiles": {
             "at": list(QUANTILES),
@@ -55,8 +67,8 @@ def evaluate_backbone(
             "generated": _quantiles(realism_generated),
         },
         "discriminator": {
-            "reals_accepted": round((realism_real > 0.5).double().mean().item(), 4),
-            "fakes_rejected": round((realism_generated <= 0.5).double().mean().item(), 4),
+            name: figure if name == "matrix" else round(figure, 4)
+            for name, figure in discriminator_confusion(realism_real, realism_generated).items()
         },
     }
     if schema is None:
@@ -76,9 +88,9 @@ def evaluate_backbone(
     agreement = (seen_generated["classifier"] == seen_generated["judge"]).double()
     ratios = _share_ratios(seen_generated["judge"], labels, schema)
     rarest = min(ratios, key=ratios.get)
-    precision, recall = precision_recall(
-        real(backbone.judge.features), batched(backbone.judge.features, generated)
-    )
+    judge_features = classifier_features(backbone.judge)
+    features = judge_features(images), judge_features(generated)
+    precision, recall = precision_recall(*features)
     conditional = {}
     if isinstance(backbone.generator, ConditionalGenerator):
         matches = (seen_generated["judge"] == labels).double().mean()
@@ -92,6 +104,8 @@ def evaluate_backbone(
         "agreement": round(agreement.mean().item(), 4),
         "agreement_by_attribute": dict(zip(schema.names, _shares(agreement), strict=True)),
         "lowest_share": {"variant": rarest, "ratio": ratios[rarest]},
+        "fd_classifier": _significant(frechet_distance(*features)),
+        "kid_classifier": _significant(kid(*features)),
         "precision": round(precision, 4),
         "recall": round(recall, 4),
         **realism,
@@ -139,6 +153,10 @@ def _mean(by_attribute: dict[str, float]) -> float:
     return round(sum(by_attribute.values()) / len(by_attribute), 4)
 
 
-def _quantiles(values: torch.Tensor) -> list[float]:
-    at = torch.tensor(QUANTILES, dtype=values.dtype)
-    return [round(q, 4) for q in torch.quantile(values, at).tolist()]
+def _quantiles(logits: torch.Tensor) -> list[float]:
+    return [round(quantile, 4) for quantile in output_quantiles(logits)]
+
+
+def _significant(figure: float) -> float:
+    """To five digits: the scale is the judge's own."""
+    return float(f"{figure:.5g}")

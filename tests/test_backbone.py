@@ -546,6 +546,8 @@ def test_figures_of_a_backbone(backbone):
         "agreement",
         "agreement_by_attribute",
         "lowest_share",
+        "fd_classifier",
+        "kid_classifier",
         "precision",
         "recall",
         "realism_quantiles",
@@ -566,7 +568,13 @@ def test_figures_of_a_backbone(backbone):
         assert quantiles == sorted(quantiles)
         assert 0 < quantiles[0] < quantiles[-1] < 1
     both = figures["discriminator"]
-    assert both["reals_accepted"] + both["fakes_rejected"] == pytest.approx(1, abs=0.2)
+    assert both["true_positive_rate"] + both["true_negative_rate"] == pytest.approx(1, abs=0.2)
+    assert [sum(row) for row in both["matrix"]] == [120, 120]
+    assert both["accuracy"] == pytest.approx((both["matrix"][0][0] + both["matrix"][1][1]) / 240)
+    # Two draws of one distribution are far nearer than that and grey.
+    grey = evaluate_backbone(backbone, torch.full_like(images, 128), labels, seed=2)
+    assert 0 < 5 * figures["fd_classifier"] < grey["fd_classifier"]
+    assert 5 * abs(figures["kid_classifier"]) < grey["kid_classifier"]
     assert evaluate_backbone(backbone, images, labels, seed=2) == figures
     assert evaluate_backbone(backbone, images, labels, seed=3) != figures
     assert torch.equal(torch.get_rng_state(), state)

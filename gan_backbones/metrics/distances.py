@@ -28,7 +28,7 @@ def frechet_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
         generated: features ``[M, F]``.
 
     Returns:
-        The distance, 0 or more up to rounding; not symmetric in bias, symmetric in value.
+        The distance, 0 or more; the same with the sets exchanged.
 
     Raises:
         ValueError: sets of the wrong shape or with values that are not finite.
@@ -38,7 +38,8 @@ def frechet_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
     roots = [_covariance_root(features) for features in (real, generated)]
     spread = sum(root.square().sum() for root in roots)
     overlap = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
-    return (offset.square().sum() + spread - 2 * overlap).item()
+    # Rounding can take the distance of equal sets below 0.
+    return max((offset.square().sum() + spread - 2 * overlap).item(), 0.0)
 
 
 def _covariance_root(features: torch.Tensor) -> torch.Tensor:

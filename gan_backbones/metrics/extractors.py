@@ -16,9 +16,9 @@ from torch import nn
 from torchvision.models import vgg16
 
 from gan_backbones.metrics.distances import frechet_distance
-from gan_backbones.metrics.features import as_float, as_rgb, as_uint8, batched
+from gan_backbones.metrics.features import as_float, as_rgb, as_uint8, batched, device_of
 from gan_backbones.metrics.imagenet import imagenet_weights
-from gan_backbones.metrics.weights import WeightsError, check_sha256, find_weights
+from gan_backbones.metrics.weights import check_sha256, find_weights
 
 Extractor = Callable[[torch.Tensor], torch.Tensor]
 """Images ``[N, C, H, W]``, float32 in [-1, 1] or uint8, to features float32 ``[N, F]``."""
@@ -34,15 +34,16 @@ FULL_RANK = 2048
 """Images from which on the covariance of Inception features has full rank."""
 
 
-def classifier_features(network: nn.Module, device: str | torch.device = "cpu") -> Extractor:
+def classifier_features(network: nn.Module) -> Extractor:
     """The last layer's inputs of a backbone's judge or classifier: always available.
 
     Args:
         network: with a method ``features``: a :class:`gan_backbones.networks.Judge` or
-            ``Classifier``. Compare only distances by the very same network.
-        device: the network is moved there.
+            ``Classifier``. It computes where it is, and is put in evaluation mode. Compare only
+            distances by the very same network.
     """
-    network = network.to(device).eval()
+    network.eval()
+    device = device_of(network)
     return lambda images: batched(
         lambda batch: network.features(as_float(batch.to(device))).cpu(), images
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from gan_backbones.datasets.cartoon_set import to_float
 
@@ -15,6 +16,11 @@ def batched(
     """``function`` over ``inputs`` in batches without autograd, so memory stays bounded."""
     with torch.no_grad():
         return torch.cat([function(batch) for batch in inputs.split(batch_size)])
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's weights are."""
+    return next(network.parameters()).device
 
 
 def as_float(images: torch.Tensor) -> torch.Tensor:

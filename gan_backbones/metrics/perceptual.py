@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gan_backbones.metrics.features import as_float, as_rgb
+from gan_backbones.metrics.features import as_float, as_rgb, device_of
 from gan_backbones.metrics.imagenet import imagenet_weights
 
 SMALLEST = {"alex": 31, "vgg": 16}
@@ -108,7 +108,9 @@ def _distances(network: nn.Module, first: torch.Tensor, second: torch.Tensor) ->
             f"images are {height}x{width}; LPIPS with {network.pnet_type} needs a side of "
             f"{smallest} pixels or more"
         )
-    return network(as_rgb(as_float(first)), as_rgb(as_float(second))).flatten()
+    device = device_of(network)
+    pair = (as_rgb(as_float(images.to(device))) for images in (first, second))
+    return network(*pair).flatten().cpu()
 
 
 def _random_pairs(count: int, pairs: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -108,6 +108,7 @@ def benchmark_backbone(
 
 def _print_figures(figures: dict) -> None:
     quantiles = figures["realism_quantiles"]
+    discriminator = figures["discriminator"]
     rows = [("held-out real images, and as many generated", figures["images"])]
     if "label_accuracy" in figures:
         rows.append(("images as their label asks", f"{figures['label_accuracy']:.2%}"))
@@ -118,6 +119,8 @@ def _print_figures(figures: dict) -> None:
             ("judge accuracy, real", f"{figures['judge_accuracy']:.2%}"),
             ("classifier and judge agree, generated", f"{figures['agreement']:.2%}"),
             ("rarest variant, share against data", f"{lowest['variant']} {lowest['ratio']:.2f}"),
+            ("Fréchet distance, judge features (not FID)", figures["fd_classifier"]),
+            ("kernel distance (KID form), judge features", figures["kid_classifier"]),
             ("precision (k-NN, k = 5)", f"{figures['precision']:.3f}"),
             ("recall (k-NN, k = 5)", f"{figures['recall']:.3f}"),
         ]
@@ -125,6 +128,9 @@ def _print_figures(figures: dict) -> None:
         ("realism quantiles at", quantiles["at"]),
         ("  of real images", quantiles["real"]),
         ("  of generated images", quantiles["generated"]),
+        ("discriminator: accuracy", f"{discriminator['accuracy']:.2%}"),
+        ("  real images taken for real", f"{discriminator['true_positive_rate']:.2%}"),
+        ("  generated images found out", f"{discriminator['true_negative_rate']:.2%}"),
     ]
     for label, value in rows:
         print(f"{label:45s} {value}")
