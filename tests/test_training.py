@@ -152,7 +152,7 @@ def test_training_speed_is_measured(tmp_path, capsys):
 
 
 def test_the_vae_learns_what_labels_mean(tmp_path):
-    trained = vae(tmp_path, iterations=200, batch_size=16, learning_rate=3e-3)
+    trained = vae(tmp_path, iterations=200, batch_size=16, learning_rate=5e-3, features=8)
     trained.train()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["loss_vae"] < lines[0]["loss_vae"]
