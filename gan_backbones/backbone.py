@@ -13,7 +13,8 @@ from torch import nn
 
 from gan_backbones import networks
 from gan_backbones.files import read_safetensors, write_atomically
-from gan_backbones.schema import AttributeSchema
+from gan_backbones.inference import copy_network
+from gan_backbones.schema import AttributeSchema, Target
 
 FORMAT = "latentgym-backbone-1"
 ROLES = ("generator", "discriminator", "classifier", "judge")
@@ -70,18 +71,54 @@ class Backbone:
             network.to(device)
         return self
 
+    def condition(self, label: Target) -> Backbone:
+        """A copy whose generator makes images of one label, whatever the latent.
+
+        Args:
+            label: a variant for every attribute, such as ``{"digit": "7"}``.
+
+        Returns:
+            An independent copy; its card tells the ``label``.
+
+        Raises:
+            BackboneError: the generator is not a conditional one of this schema, or ``label``
+                leaves an attribute out.
+            ValueError: an unknown attribute or variant.
+        """
+        if not isinstance(self.generator, networks.ConditionalGenerator):
+            raise BackboneError(
+                f"the generator is a {type(self.generator).__name__}; only a ConditionalGenerator "
+                "takes a label"
+            )
+        if self.schema is None:
+            raise BackboneError("the backbone has no schema that names the generator's labels")
+        outputs = self.generator.config["outputs"]
+        if self.schema.size != outputs:
+            raise BackboneError(
+                f"the generator's label has length {outputs}, the schema {self.schema.size}"
+            )
+        one_hot = torch.from_numpy(self.schema.encode(label))
+        missing = [name for name in self.schema.names if name not in label]
+        if missing:
+            raise BackboneError(f"label is {dict(label)}; it leaves out {', '.join(missing)}")
+        copies = {role: copy_network(network) for role, network in self.networks.items()}
+        copies["generator"].label.copy_(one_hot)
+        card = {**self.card, "label": dict(label)}
+        return Backbone(latent_dim=self.latent_dim, schema=self.schema, card=card, **copies)
+
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically. Loading it never runs code.
 
         Raises:
-            BackboneError: a network that is not one of :mod:`gan_backbones.networks`.
+            BackboneError: a network that is not one of :mod:`gan_backbones.networks` for its role.
         """
         architecture, tensors = {}, {}
         for role, network in self.networks.items():
+            network = networks.bake(network)
             kind = type(network).__name__
-            if getattr(networks, kind, None) is not type(network):
+            if type(network) not in networks.KINDS[role]:
                 raise BackboneError(
-                    f"the {role} is a {kind}, which is no class of gan_backbones.networks: "
+                    f"the {role} is a {kind}, which is no {role} of gan_backbones.networks: "
                     "a backbone file can only hold those"
                 )
             architecture[role] = {"class": kind, **network.config}
@@ -126,12 +163,13 @@ class Backbone:
 
 
 def _rebuild(role: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> nn.Module:
-    kind = config["class"]
-    if kind not in ("Generator", "Discriminator", "Classifier", "Judge"):
-        raise BackboneError(f"unknown network class {kind!r} for the {role}")
+    name = config["class"]
+    kind = {kind.__name__: kind for kind in networks.KINDS.get(role, ())}.get(name)
+    if kind is None:
+        raise BackboneError(f"unknown network class {name!r} for the {role}")
     arguments = {name: value for name, value in config.items() if name != "class"}
     with torch.device("meta"):  # no time spent on initial weights that are overwritten at once
-        network = getattr(networks, kind)(**arguments)
+        network = kind(**arguments)
     weights = {
         key.removeprefix(f"{role}."): value
         for key, value in tensors.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from gan_backbones.networks import Discriminator
+from gan_backbones.networks import Discriminator, ResidualDiscriminator, bake
 
 
 def fit_platt(
@@ -48,8 +48,17 @@ def fit_platt(
 
 
 @torch.no_grad()
-def rescale(discriminator: Discriminator, scale: float, shift: float) -> None:
-    """Fold ``scale * logit + shift`` into the discriminator's last layer."""
+def rescale(
+    discriminator: Discriminator | ResidualDiscriminator, scale: float, shift: float
+) -> None:
+    """Fold ``scale * logit + shift`` into the discriminator's last layer.
+
+    Raises:
+        ValueError: a spectrally normalised discriminator, whose weights are computed anew at each
+            pass.
+    """
+    if bake(discriminator) is not discriminator:
+        raise ValueError("the discriminator's norm is 'spectral'; bake it before it is rescaled")
     last = discriminator.layers[-1]
     last.weight.mul_(scale)
     last.bias.mul_(scale).add_(shift)

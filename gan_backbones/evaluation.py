@@ -5,24 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from gan_backbones.backbone import Backbone
 from gan_backbones.classifier_training import predict_attributes
 from gan_backbones.datasets.cartoon_set import to_float
-from gan_backbones.metrics import batched, precision_recall
-
-QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+from gan_backbones.metrics import (
+    QUANTILES,
+    batched,
+    classifier_features,
+    discriminator_confusion,
+    frechet_distance,
+    kid,
+    output_quantiles,
+    precision_recall,
+)
+from gan_backbones.networks import ConditionalGenerator
+from gan_backbones.schema import AttributeSchema
 
 
 def evaluate_backbone(
-    backbone: Backbone, images: torch.Tensor, labels: torch.Tensor, seed: int = 0
+    backbone: Backbone, images: torch.Tensor, labels: torch.Tensor | None, seed: int = 0
 ) -> dict[str, Any]:
     """Compare as many generated images with held-out real ones.
 
     Args:
-        backbone: with all four networks and a schema.
+        backbone: with generator and discriminator, and with a schema, classifier and judge;
+            without a schema only the discriminator's figures are there.
         images: held-out real images, uint8 ``[N, C, H, W]``.
-        labels: their variant indices, int64 ``[N, A]``.
+        labels: their variant indices, int64 ``[N, A]``, if there is a schema. A conditional
+            generator makes one image under each.
         seed: of the N latents.
 
     Returns:
@@ -30,18 +42,37 @@ def evaluate_backbone(
         over attributes) and per attribute; ``agreement`` of the two on generated images;
         ``lowest_share``: over all variants, the smallest ratio of a variant's share among
         generated images (as the judge sees them) to its share in the data, and which variant;
-        k-NN ``precision`` and ``recall`` (k = 5) in the judge's features; the discriminator's
-        probability quantiles and its accuracy on both sets.
+        in the judge's features: Fréchet distance ``fd_classifier``, ``kid_classifier`` (of all
+        points), k-NN ``precision`` and ``recall`` (k = 5), comparable only between backbones of one
+        judge and equally many images; the discriminator's probability quantiles, and its confusion
+        matrix and rates as :func:`gan_backbones.metrics.discriminator_confusion` has them; of
+        a conditional generator also ``label_accuracy``: how often the judge sees what was asked
+        for.
     """
     schema = backbone.schema
     latents = torch.randn(
         len(images), backbone.latent_dim, generator=torch.Generator().manual_seed(seed)
     )
-    generated = batched(backbone.generator, latents)
+    generated = generate(backbone.generator, latents, labels, schema)
 
     def real(network):
         return batched(lambda batch: network(to_float(batch)), images)
 
+    realism_real = real(backbone.discriminator)
+    realism_generated = batched(backbone.discriminator, generated)
+    realism = {
+        "realism_quantiles": {
+            "at": list(QUANTILES),
+            "real": _quantiles(realism_real),
+            "generated": _quantiles(realism_generated),
+        },
+        "discriminator": {
+            name: figure if name == "matrix" else round(figure, 4)
+            for name, figure in discriminator_confusion(realism_real, realism_generated).items()
+        },
+    }
+    if schema is None:
+        return {"images": len(images), **realism}
     seen_real = {
         role: predict_attributes(real(getattr(backbone, role)), schema)
         for role in ("classifier", "judge")
@@ -57,31 +88,50 @@ def evaluate_backbone(
     agreement = (seen_generated["classifier"] == seen_generated["judge"]).double()
     ratios = _share_ratios(seen_generated["judge"], labels, schema)
     rarest = min(ratios, key=ratios.get)
-    precision, recall = precision_recall(
-        real(backbone.judge.features), batched(backbone.judge.features, generated)
-    )
-    realism_real = torch.sigmoid(real(backbone.discriminator))
-    realism_generated = torch.sigmoid(batched(backbone.discriminator, generated))
+    judge_features = classifier_features(backbone.judge)
+    features = judge_features(images), judge_features(generated)
+    precision, recall = precision_recall(*features)
+    conditional = {}
+    if isinstance(backbone.generator, ConditionalGenerator):
+        matches = (seen_generated["judge"] == labels).double().mean()
+        conditional["label_accuracy"] = round(matches.item(), 4)
     return {
         "images": len(images),
+        **conditional,
         "classifier_accuracy": _mean(by_attribute["classifier"]),
         "judge_accuracy": _mean(by_attribute["judge"]),
         "accuracy_by_attribute": by_attribute,
         "agreement": round(agreement.mean().item(), 4),
         "agreement_by_attribute": dict(zip(schema.names, _shares(agreement), strict=True)),
         "lowest_share": {"variant": rarest, "ratio": ratios[rarest]},
+        "fd_classifier": _significant(frechet_distance(*features)),
+        "kid_classifier": _significant(kid(*features)),
         "precision": round(precision, 4),
         "recall": round(recall, 4),
-        "realism_quantiles": {
-            "at": list(QUANTILES),
-            "real": _quantiles(realism_real),
-            "generated": _quantiles(realism_generated),
-        },
-        "discriminator": {
-            "reals_accepted": round((realism_real > 0.5).double().mean().item(), 4),
-            "fakes_rejected": round((realism_generated <= 0.5).double().mean().item(), 4),
-        },
+        **realism,
     }
+
+
+def generate(
+    generator: nn.Module,
+    latents: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    schema: AttributeSchema | None = None,
+) -> torch.Tensor:
+    """Images of ``latents``, in batches; of a conditional generator under a label each.
+
+    Args:
+        generator: latents to images.
+        latents: ``[N, latent_dim]``.
+        labels: variant indices int64 ``[N, A]``; ignored unless the generator is conditional.
+        schema: of the labels.
+    """
+    if not isinstance(generator, ConditionalGenerator):
+        return batched(generator, latents)
+    one_hot = torch.from_numpy(schema.encode_indices(labels.numpy()))
+    split = latents.shape[1]
+    both = torch.cat([latents, one_hot], dim=1)
+    return batched(lambda rows: generator(rows[:, :split], rows[:, split:]), both)
 
 
 def _share_ratios(generated: torch.Tensor, real: torch.Tensor, schema) -> dict[str, float]:
@@ -103,6 +153,10 @@ def _mean(by_attribute: dict[str, float]) -> float:
     return round(sum(by_attribute.values()) / len(by_attribute), 4)
 
 
-def _quantiles(values: torch.Tensor) -> list[float]:
-    at = torch.tensor(QUANTILES, dtype=values.dtype)
-    return [round(q, 4) for q in torch.quantile(values, at).tolist()]
+def _quantiles(logits: torch.Tensor) -> list[float]:
+    return [round(quantile, 4) for quantile in output_quantiles(logits)]
+
+
+def _significant(figure: float) -> float:
+    """To five digits: the scale is the judge's own."""
+    return float(f"{figure:.5g}")

@@ -1,82 +1,169 @@
-"""Training of generator and discriminator: relativistic GAN with R1 and R2, EMA, exact resume.
+"""Training of generator and discriminator: any objective and stabiliser, EMA, exact resume.
 
-The recipe is R3GAN's loss (Huang et al. 2024) on DCGAN's networks (Radford et al. 2016). Each
-iteration draws its batch and its noise from a random generator seeded by (seed, iteration). So
-iteration i does the same whether the run was interrupted or not, and no random state is stored.
+The default recipe is R3GAN's loss (Huang et al. 2024) on DCGAN's networks (Radford et al. 2016).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import json
-import math
-import signal
-import threading
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import torch
-from torchvision.utils import make_grid, save_image
-from tqdm import tqdm
+from torch import nn
 
-from gan_backbones.datasets.cartoon_set import CartoonSet, to_float
-from gan_backbones.files import write_atomically
+from gan_backbones.augment import augment, check_policies
+from gan_backbones.datasets import open_dataset, to_float
 from gan_backbones.losses import (
-    relativistic_discriminator,
-    relativistic_generator,
+    OBJECTIVES,
+    check_objective,
+    label_targets,
+    wgan_gradient_penalty,
     zero_centred_penalty,
 )
-from gan_backbones.networks import Discriminator, Generator
+from gan_backbones.metrics import batched, mean_pairwise_distance, overfitting_score, saturation
+from gan_backbones.networks import (
+    Discriminator,
+    Generator,
+    ResidualDiscriminator,
+    ResidualGenerator,
+)
+from gan_backbones.reward_punishment import PRESETS
+from gan_backbones.training_loop import Trainer, TrainingConfig, build, seeded
 
-LOG_INTERVAL = 50  # iterations
+ARCHITECTURES = ("dcgan", "residual")
+
+CHECKED = 256
+"""How many images of each kind the checks look at."""
+
+SATURATED = 0.99
+"""Accuracy from which the discriminator counts as saturated, if its outputs lie apart too."""
+
+COLLAPSED = 0.5
+"""Share of the best diversity so far below which modes count as collapsed."""
+
+DIVERSE = 0.1
+"""Diversity below which samples are still alike because training has just begun."""
+
+OVERFITTED = 0.5
+"""Overfitting score from which the discriminator knows its images by heart."""
 
 
 @dataclass(frozen=True)
-class GANConfig:
-    """What a GAN run depends on. Resuming under any other values is refused.
+class GANConfig(TrainingConfig):
+    """What a GAN run depends on, besides what every run does.
 
     Attributes:
-        data: folder that :class:`~gan_backbones.datasets.CartoonSet` reads.
-        out: folder for checkpoint, log and sample grids.
-        iterations: updates of each network.
-        batch_size: real and generated images per update.
+        architecture: ``"dcgan"``, or ``"residual"``: the modern pair without normalisation.
+        upsampling: of the DCGAN generator: ``"transposed"`` or ``"upconv"``.
+        norm: of the DCGAN discriminator: ``"none"``, ``"batch"`` or ``"spectral"``.
         latent_dim: length of the latent.
-        generator_features, discriminator_features: network widths.
+        generator_features: width of the generator.
+        discriminator_features: width of the discriminator.
+        objective: ``"bce"`` (non-saturating), ``"minimax"``, ``"least_squares"``, ``"hinge"``,
+            ``"wgan"`` or ``"relativistic"``.
+        real_target: label of real images: 1, or one-sidedly smoothed, 0.9.
+        flipped: share of the images that get the wrong label.
+        reward_punishment: play the semi-cooperative game (see
+            :mod:`gan_backbones.reward_punishment`) as ``"S1"``, ``"S2"`` or ``"S3"``; with
+            objective ``"bce"`` only.
+        discriminator_steps: discriminator updates per generator update, each on fresh images.
         learning_rate: of both Adam optimisers; decays to a tenth along a cosine.
-        penalty: gamma of R1 + R2 (their weight is gamma / 2).
-        penalty_interval: apply the penalty every so many iterations, that much stronger.
-        ema_half_life: half-life of the averaged generator, in images; ramps up at the start.
-        bf16: autocast to bfloat16: 1.4 to 3 times faster where the processor supports it.
-        seed: of initial weights, data order and noise.
-        checkpoint_interval: iterations between checkpoints and sample grids.
+        discriminator_learning_rate: of the discriminator's, if it differs.
+        betas: of both Adam optimisers.
+        penalty_kind: of the discriminator's gradient: ``"none"``, ``"wgan"``, ``"r1"``, ``"r2"`` or
+            ``"r1_r2"``.
+        penalty: its weight: gamma of R1 and R2 (which gamma / 2 multiplies), lambda of WGAN-GP.
+        penalty_interval: apply it every so many iterations, that much stronger.
+        augment: policies of DiffAugment: ``"color"``, ``"translation"``, ``"cutout"``.
+        ema_half_life: half-life of the averaged generator, in images; ramps up at the start. 0: no
+            averaging.
+
+    Raises:
+        ValueError: a setting that is unknown, out of range, or makes no sense with another.
     """
 
-    data: Path
-    out: Path
-    iterations: int = 5000
-    batch_size: int = 64
+    architecture: str = "dcgan"
+    upsampling: str = "transposed"
+    norm: str = "none"
     latent_dim: int = 100
     generator_features: int = 32
     discriminator_features: int = 32
+    objective: str = "relativistic"
+    real_target: float = 1.0
+    flipped: float = 0.0
+    reward_punishment: str | None = None
+    discriminator_steps: int = 1
     learning_rate: float = 3e-4
+    discriminator_learning_rate: float | None = None
+    # No momentum: with it adversarial training oscillates. beta2 < .999 follows R3GAN.
+    betas: tuple[float, float] = (0.0, 0.99)
+    penalty_kind: str = "r1_r2"
     penalty: float = 2.0
     penalty_interval: int = 2
+    augment: tuple[str, ...] = ()
     ema_half_life: int = 20_000
-    bf16: bool = True
-    seed: int = 0
-    checkpoint_interval: int = 500
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"architecture is {self.architecture!r}; allowed: {', '.join(ARCHITECTURES)}"
+            )
+        if self.architecture == "residual":
+            for name, only in (("upsampling", "transposed"), ("norm", "none")):
+                if getattr(self, name) != only:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}; the residual architecture has no such "
+                        f"choice: leave it at {only!r}"
+                    )
+        for name, least in (("discriminator_steps", 1), ("penalty_interval", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        if self.ema_half_life < 0:
+            raise ValueError(f"ema_half_life is {self.ema_half_life}; it must be 0 or more")
+        check_policies(self.augment)
+        check_objective(
+            self.objective,
+            norm=self.norm,
+            penalty=self.penalty_kind,
+            penalty_weight=self.penalty,
+            real_target=self.real_target,
+            flipped=self.flipped,
+        )
+
+        if self.reward_punishment is not None:
+            if self.reward_punishment not in PRESETS:
+                raise ValueError(
+                    f"reward_punishment is {self.reward_punishment!r}; "
+                    f"allowed: {', '.join(PRESETS)}"
+                )
+            if self.objective != "bce":
+                raise ValueError(
+                    f"objective is {self.objective!r}; with reward_punishment it must be 'bce'"
+                )
+
+    def networks(self, channels: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        """A generator and a discriminator with fresh weights."""
+        wide, narrow = self.generator_features, self.discriminator_features
+        if self.architecture == "residual":
+            generator = partial(ResidualGenerator, self.latent_dim, wide, channels, image_size)
+            discriminator = partial(ResidualDiscriminator, narrow, channels, image_size)
+        else:
+            generator = partial(
+                Generator, self.latent_dim, wide, channels, image_size, self.upsampling
+            )
+            discriminator = partial(Discriminator, narrow, channels, image_size, self.norm)
+        return tuple(build(self.seed, generator, discriminator))
 
 
-class GANTrainer:
+class GANTrainer(Trainer):
     """Trains a generator and a discriminator on images.
 
     Args:
         config: all settings.
-        images: uint8 ``[N, 3, H, W]``; read from ``config.data`` if left out.
+        images: uint8 ``[N, C, H, W]``; read from ``config.data`` if left out.
+        held_out: more of them that are not trained on: with these the checks see overfitting.
 
     Attributes:
         generator: the averaged (EMA) generator: the one to use.
@@ -87,248 +174,239 @@ class GANTrainer:
         >>> trainer.train()  # doctest: +SKIP
     """
 
-    def __init__(self, config: GANConfig, images: torch.Tensor | None = None):
-        self.config = config
-        self.out = Path(config.out)
+    title = "training GAN"
+
+    def __init__(
+        self,
+        config: GANConfig,
+        images: torch.Tensor | None = None,
+        held_out: torch.Tensor | None = None,
+    ):
         if images is None:
-            dataset = CartoonSet(config.data)
+            dataset = open_dataset(config.data, config.image_size, config.channels)
             images = dataset.images(range(len(dataset)))
-        if len(images) < config.batch_size:
-            raise ValueError(
-                f"batch_size is {config.batch_size} but there are only {len(images)} images"
-            )
-        self.images = images
-        _, channels, side, _ = images.shape
-        with torch.random.fork_rng(devices=[]):  # initial weights without touching global state
-            torch.manual_seed(config.seed)
-            self._generator = Generator(
-                config.latent_dim, config.generator_features, channels, side
-            )
-            self.discriminator = Discriminator(config.discriminator_features, channels, side)
-            self.generator = Generator(config.latent_dim, config.generator_features, channels, side)
-        self.generator.load_state_dict(self._generator.state_dict())
-        self.generator.requires_grad_(False).eval()
-        for network in (self._generator, self.discriminator, self.generator):
-            network.to(memory_format=torch.channels_last)
-        # No momentum: with it adversarial training oscillates. beta2 < .999 follows R3GAN.
-        self._trained = {"generator": self._generator, "discriminator": self.discriminator}
-        self._optimisers = {
-            name: torch.optim.Adam(network.parameters(), config.learning_rate, betas=(0.0, 0.99))
-            for name, network in self._trained.items()
-        }
-        self.iteration = 0
-
-    def train(self) -> None:
-        """Train up to ``config.iterations``, resuming from the checkpoint in ``config.out``.
-
-        Writes ``checkpoint.pt``, ``log.jsonl`` and ``samples/<iteration>.png``. Ctrl-C finishes the
-        iteration and saves first; a second one acts at once.
-
-        Raises:
-            ValueError: the checkpoint in ``config.out`` is damaged, or was made under another
-                configuration.
-            FloatingPointError: a loss or a weight is not finite; the last checkpoint is left as it
-                was.
-        """
-        self._resume()
-        config = self.config
-        bar = tqdm(total=config.iterations, initial=self.iteration, desc="training GAN", unit="it")
-        with bar, _interrupt_flag() as interrupted:
-            while self.iteration < config.iterations and not interrupted.is_set():
-                losses = self._step()
-                self.iteration += 1
-                bar.update()
-                if self.iteration % LOG_INTERVAL == 0:
-                    self._log(losses, bar)
-                if self.iteration % config.checkpoint_interval == 0:
-                    self.save()
-            # Not in a `finally`: after an error the discriminator may be a step ahead.
-            if self.iteration % config.checkpoint_interval:
-                self.save()
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-
-    def save(self) -> None:
-        """Write the checkpoint (atomically) and a grid of samples of fixed latents.
-
-        Raises:
-            FloatingPointError: a weight is not finite.
-        """
-        for name, network in self._trained.items():
-            if not all(value.isfinite().all() for value in network.state_dict().values()):
-                raise self._diverged(f"the {name} has weights that are not finite")
-        buffer = io.BytesIO()
-        torch.save(
+        self.held_out = held_out
+        channels, side = images.shape[1:3]
+        self._generator, self.discriminator = config.networks(channels, side)
+        self.generator, _ = config.networks(channels, side)
+        super().__init__(
+            config,
+            images,
             {
-                "config": self.settings(),
-                "iteration": self.iteration,
-                "generator": self._generator.state_dict(),
-                "discriminator": self.discriminator.state_dict(),
-                "ema": self.generator.state_dict(),
-                "optimisers": {k: o.state_dict() for k, o in self._optimisers.items()},
+                "generator": self._generator,
+                "discriminator": self.discriminator,
+                "ema": self.generator,
             },
-            buffer,
+            trained=("generator", "discriminator"),
         )
-        write_atomically(self.out / "checkpoint.pt", buffer.getvalue())
-        latents = torch.randn(64, self.config.latent_dim, generator=_seeded(self.config.seed, -1))
-        grid = io.BytesIO()
-        save_image(make_grid(self.generator(latents) / 2 + 0.5), grid, format="png")
-        write_atomically(self.out / "samples" / f"{self.iteration:06d}.png", grid.getvalue())
+        self.generator.requires_grad_(False).eval()
+        discriminator_rate = config.discriminator_learning_rate or config.learning_rate
+        self._rates = {"generator": config.learning_rate, "discriminator": discriminator_rate}
+        for name, rate in self._rates.items():
+            self._add_optimiser(name, rate, config.betas)
+        self._objective = OBJECTIVES[config.objective]
+        self._game = PRESETS.get(config.reward_punishment)
+        self._best_diversity = 0.0
 
-    def _step(self) -> dict[str, float]:
-        """One update of the discriminator, then one of the generator."""
-        config = self.config
-        rng = _seeded(config.seed, self.iteration)
-        scale = 0.55 + 0.45 * math.cos(math.pi * self.iteration / config.iterations)
-        for optimiser in self._optimisers.values():
-            optimiser.param_groups[0]["lr"] = config.learning_rate * scale
-        penalised = self.iteration % config.penalty_interval == 0
-        real = self._real_batch()
-        count = len(real)
+    # One iteration ------------------------------------------------------------------------------
 
-        with torch.no_grad(), self._autocast():
-            fake = self._generator(torch.randn(count, config.latent_dim, generator=rng)).float()
+    def _step(self) -> dict[str, torch.Tensor]:
+        """Some updates of the discriminator, then one of the generator.
+
+        The last generated batch serves both: the generator has not changed in between.
+        """
+        rng = seeded(self.config.seed, self.iteration)
+        for name, rate in self._rates.items():
+            self._set_learning_rate(name, rate)
+        steps = self.config.discriminator_steps
         self.discriminator.requires_grad_(True)
-        images = torch.cat([real, fake]).requires_grad_(penalised)
-        with self._autocast():
-            logits = self.discriminator(images).float()
-        logits_real, logits_fake = logits.chunk(2)
-        loss_discriminator = relativistic_discriminator(logits_real, logits_fake)
-        gap = (logits_real - logits_fake).mean()
-        if penalised:
-            # The mean over real and generated images together is half of R1 + R2.
-            penalty = 2 * zero_centred_penalty(logits, images)
-            loss = loss_discriminator + config.penalty / 2 * config.penalty_interval * penalty
-        else:
-            loss = loss_discriminator
-        self._update("discriminator", loss)
-
-        self.discriminator.requires_grad_(False)
-        with self._autocast():
-            fake = self._generator(torch.randn(count, config.latent_dim, generator=rng))
-            logits_real, logits_fake = self.discriminator(torch.cat([real, fake])).float().chunk(2)
-        loss_generator = relativistic_generator(logits_real, logits_fake)
-        self._update("generator", loss_generator)
+        for step in range(steps):
+            number = self.iteration * steps + step
+            phase = self._phase(number)
+            real = self._batch(self._rows(number))
+            latents = self._noise(self.config.latent_dim, rng)
+            with torch.set_grad_enabled(step == steps - 1), self._autocast():
+                fake = self._generator(latents)
+            figures = self._update_discriminator(phase, real, fake.detach().float(), rng)
+        if phase != "study":
+            self.discriminator.requires_grad_(False)
+            figures["loss_generator"] = self._update_generator(real, fake, rng)
         self._average()
-        return {
-            "loss_discriminator": loss_discriminator.item(),
-            "loss_generator": loss_generator.item(),
-            "gap": gap.item(),  # mean logit of real minus generated: near 0 if D cannot tell
-        }
+        return figures
 
-    def _update(self, name: str, loss: torch.Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise self._diverged(f"the {name}'s loss is {loss.item()}")
-        self._optimisers[name].zero_grad()
-        loss.backward()
-        self._optimisers[name].step()
+    def _phase(self, number: int) -> str | None:
+        """The phase of the semi-cooperative game at batch ``number``, if it is played."""
+        if self._game is None:
+            return None
+        per_epoch = len(self.images) // self.config.batch_size
+        epoch, position = divmod(number, per_epoch)
+        return self._game.phase(epoch, position / per_epoch)
 
-    def _diverged(self, what: str) -> FloatingPointError:
-        return FloatingPointError(
-            f"{what} at iteration {self.iteration}; "
-            f"last good checkpoint: {self.out / 'checkpoint.pt'}"
+    def _update_discriminator(
+        self, phase: str | None, real: torch.Tensor, fake: torch.Tensor, rng: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        config = self.config
+        penalised = config.penalty_kind != "none" and self.iteration % config.penalty_interval == 0
+        images = torch.cat([real, fake]).requires_grad_(penalised)
+        logits_real, logits_fake = self._logits(images, rng)
+        targets: list[torch.Tensor] = []
+        if self._objective.takes_targets:
+            whole = label_targets(config.batch_size, config.real_target, config.flipped, rng)
+            targets = [target[self._slice].to(self.device) for target in whole]
+        if self._game is None:
+            loss = self._objective.discriminator(logits_real, logits_fake, *targets)
+        else:
+            loss = self._game.discriminator_loss(phase, logits_real, logits_fake, *targets)
+        total = loss
+        if penalised:
+            weight = config.penalty * config.penalty_interval
+            total = loss + weight * self._penalty(images, logits_real, logits_fake, rng)
+        self._update("discriminator", total)
+        # The gap between mean logits is near 0 if the discriminator cannot tell.
+        gap = (logits_real - logits_fake).detach().mean()
+        return {"loss_discriminator": loss.detach(), "gap": gap}
+
+    def _penalty(
+        self,
+        images: torch.Tensor,
+        logits_real: torch.Tensor,
+        logits_fake: torch.Tensor,
+        rng: torch.Generator,
+    ) -> torch.Tensor:
+        """The gradient penalty; R1 and R2 halved, as their authors weigh them by gamma / 2."""
+        kind = self.config.penalty_kind
+        if kind == "wgan":
+            real, fake = images.chunk(2)
+            return wgan_gradient_penalty(lambda x: self._score(x, rng), real, fake, rng)
+        logits = {"r1": (logits_real,), "r2": (logits_fake,), "r1_r2": (logits_real, logits_fake)}
+        # The mean over real and generated images together is half of the sum of both means, and
+        # the gradient of real images' logits at generated ones is zero.
+        return zero_centred_penalty(torch.cat(logits[kind]), images)
+
+    def _update_generator(
+        self, real: torch.Tensor, fake: torch.Tensor, rng: torch.Generator
+    ) -> torch.Tensor:
+        if self._game is not None:
+            loss = self._feedback_loss(real, fake, rng)
+        else:
+            logits_real = None
+            if self._objective.generator_needs_real:
+                with torch.no_grad():
+                    logits_real = self._score(real, rng)
+            loss = self._objective.generator(logits_real, self._score(fake, rng))
+        self._update("generator", loss)
+        return loss.detach()
+
+    def _feedback_loss(
+        self, real: torch.Tensor, fake: torch.Tensor, rng: torch.Generator
+    ) -> torch.Tensor:
+        """The generator's loss in the semi-cooperative game."""
+        policies = self.config.augment
+        with self._autocast():
+            with torch.no_grad():
+                real_maps = self.discriminator.feature_maps(augment(real, policies, rng))
+            fake_maps = self.discriminator.feature_maps(augment(fake, policies, rng))
+            logits = self.discriminator.logits(fake_maps).float()
+        real_maps, fake_maps = ([m.float() for m in maps] for maps in (real_maps, fake_maps))
+        return self._objective.generator(None, logits) + self._game.feedback_term(
+            real_maps, fake_maps
         )
+
+    def _logits(
+        self, images: torch.Tensor, rng: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of real images and generated ones, in one pass unless batch norm would mix the two."""
+        if self.config.norm != "batch":
+            return self._score(images, rng).chunk(2)
+        real, fake = images.chunk(2)
+        return self._score(real, rng), self._score(fake, rng)
+
+    def _score(self, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        images = augment(images, self.config.augment, rng)
+        with self._autocast():
+            return self.discriminator(images).float()
 
     @torch.no_grad()
     def _average(self) -> None:
         """Move the averaged generator, batch norm statistics included, towards the trained one."""
-        seen = (self.iteration + 1) * self.config.batch_size
-        # Ramp-up: early on, average over a twentieth of what was seen, not over the random start.
-        half_life = min(self.config.ema_half_life, seen / 20)
-        keep = 0.5 ** (self.config.batch_size / half_life)
-        trained = self._generator.state_dict()
-        for key, value in self.generator.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(trained[key], 1 - keep)
+        keep = 0.0
+        if self.config.ema_half_life:
+            seen = (self.iteration + 1) * self.config.batch_size
+            # Ramp-up: early on, average over a twentieth of what was seen, not over the random
+            # start.
+            half_life = min(self.config.ema_half_life, seen / 20)
+            keep = 0.5 ** (self.config.batch_size / half_life)
+        averaged, trained = self.generator.state_dict(), self._generator.state_dict()
+        keys = [key for key, value in averaged.items() if value.is_floating_point()]
+        torch._foreach_lerp_([averaged[k] for k in keys], [trained[k] for k in keys], 1 - keep)
 
-    def _real_batch(self) -> torch.Tensor:
-        """Batch number ``iteration`` of an endless run through fresh permutations of the data."""
-        per_epoch = len(self.images) // self.config.batch_size
-        epoch, position = divmod(self.iteration, per_epoch)
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch = epoch
-            rng = _seeded(self.config.seed, -2 - epoch)
-            self._order = torch.randperm(len(self.images), generator=rng)
-        chosen = self._order[position * self.config.batch_size :][: self.config.batch_size]
-        return to_float(self.images[chosen]).contiguous(memory_format=torch.channels_last)
+    # Samples and checks -------------------------------------------------------------------------
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16)
+    def _samples(self) -> torch.Tensor:
+        rng = seeded(self.config.seed, -1)
+        latents = torch.randn(64, self.config.latent_dim, generator=rng)
+        return batched(self.generator, latents.to(self.device))
 
-    def _log(self, losses: dict[str, float], bar: tqdm) -> None:
-        bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
-        with open(self.out / "log.jsonl", "a") as file:
-            file.write(json.dumps({"iteration": self.iteration, **losses}) + "\n")
+    @torch.no_grad()
+    def _checks(self, samples: torch.Tensor) -> tuple[dict[str, Any], list[str]]:
+        """Is the discriminator saturated or overfitted, have modes collapsed?"""
+        self.discriminator.eval()
+        rng = seeded(self.config.seed, -1)
+        latents = torch.randn(CHECKED, self.config.latent_dim, generator=rng).to(self.device)
+        generated = batched(lambda z: self.discriminator(self.generator(z)), latents)
+        train = self._score_all(self.images[:CHECKED])
+        unseen = train if self.held_out is None else self._score_all(self.held_out[:CHECKED])
+        # Only differences of logits mean the same under every objective.
+        middle = (unseen.mean() + generated.mean()) / 2
+        figures: dict[str, Any] = {"saturation": saturation(unseen - middle, generated - middle)}
+        if self.held_out is not None:
+            figures["overfitting"] = overfitting_score(train, unseen, generated)
+        features = self.discriminator.feature_maps(samples)[-1]
+        reals = to_float(self.images[: len(samples)].to(self.device))
+        spread = mean_pairwise_distance(self.discriminator.feature_maps(reals)[-1])
+        diversity = mean_pairwise_distance(features) / max(spread, 1e-12)
+        figures["diversity"] = diversity
+        self._best_diversity = max(self._best_diversity, diversity)
+        figures = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+        self.discriminator.train()
+        return figures, find_warnings(figures, self._best_diversity)
 
-    def _resume(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        file, log = self.out / "checkpoint.pt", self.out / "log.jsonl"
-        if file.exists():
-            self._load(file)
-        if log.exists():  # drop what a killed run logged after its last checkpoint
-            lines = log.read_text().splitlines(keepends=True)[: self.iteration // LOG_INTERVAL]
-            write_atomically(log, "".join(lines).encode())
+    def _score_all(self, images: torch.Tensor) -> torch.Tensor:
+        return batched(lambda batch: self.discriminator(to_float(batch.to(self.device))), images)
 
-    def _load(self, file: Path) -> None:
-        try:
-            with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
-                if archive.testzip() is not None:
-                    raise zipfile.BadZipFile("wrong checksum")
-            checkpoint = torch.load(file, weights_only=True)
-            theirs = dict(checkpoint["config"])
-        except Exception as error:  # torch raises many kinds
-            raise ValueError(
-                f"{file} is damaged or not a checkpoint of this trainer: delete it to start afresh"
-            ) from error
-        ours = self.settings()
-        changed = [
-            f"{key} {theirs.get(key)} -> {ours[key]}"
-            for key in ours
-            if theirs.get(key) != ours[key]
-        ]
-        if changed:
-            raise ValueError(
-                f"{file} was made under another configuration ({', '.join(changed)}): "
-                "choose another folder, or the same configuration to resume"
-            )
-        self.iteration = checkpoint["iteration"]
-        self._generator.load_state_dict(checkpoint["generator"])
-        self.discriminator.load_state_dict(checkpoint["discriminator"])
-        self.generator.load_state_dict(checkpoint["ema"])
-        for name, optimiser in self._optimisers.items():
-            optimiser.load_state_dict(checkpoint["optimisers"][name])
+    def _memory(self) -> dict[str, float]:
+        return {"best_diversity": self._best_diversity}
 
-    def settings(self) -> dict[str, object]:
-        """The configuration less what may differ between machines, plus the number of images."""
-        settings = dataclasses.asdict(self.config)
-        for key in ("data", "out", "checkpoint_interval"):
-            del settings[key]
-        return {**settings, "images": len(self.images)}
+    def _recall(self, memory: dict[str, float]) -> None:
+        self._best_diversity = memory["best_diversity"]
 
 
-def _seeded(seed: int, number: int) -> torch.Generator:
-    """A random generator that is a pure function of (seed, number)."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
+def find_warnings(figures: dict[str, Any], best_diversity: float) -> list[str]:
+    """What a check's figures say is going wrong, a line each.
 
-
-@contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets instead of raising KeyboardInterrupt amid an iteration."""
-    flag = threading.Event()
-
-    def handle(*_: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    # Elsewhere Ctrl-C raises nothing: another thread, or a program with a handler of its own.
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    Args:
+        figures: ``saturation`` (see :func:`gan_backbones.metrics.saturation`), ``diversity``: the
+            mean pairwise distance of samples relative to that of real images, in the
+            discriminator's features; and, with held-out images, ``overfitting``.
+        best_diversity: the highest so far.
+    """
+    warnings = []
+    state = figures["saturation"]
+    # The tenth percentile of real images, and the ninetieth of generated ones.
+    real, generated = state["real"][1], state["generated"][-2]
+    if state["accuracy"] >= SATURATED and real > 0.95 and generated < 0.05:
+        warnings.append(
+            f"discriminator saturated: accuracy {state['accuracy']:.1%}; a tenth of the real "
+            f"images score below {real:.2f}, a tenth of the generated ones above {generated:.2f}"
+        )
+    if best_diversity > DIVERSE and figures["diversity"] < COLLAPSED * best_diversity:
+        warnings.append(
+            f"mode collapse: samples lie {figures['diversity']:.2f} times as far apart as real "
+            f"images, after {best_diversity:.2f} at best"
+        )
+    if figures.get("overfitting", 0.0) > OVERFITTED:
+        warnings.append(
+            f"discriminator overfits: score {figures['overfitting']:.2f} (0: unseen images look "
+            "like those it was trained on; 1: like generated ones)"
+        )
+    return warnings

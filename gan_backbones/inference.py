@@ -20,12 +20,12 @@ def fold(network: nn.Module) -> nn.Module:
     are also laid out channels_last, and their activations work in place, which spares a fresh page
     of memory per value.
     """
-    network = copy_network(network).requires_grad_(False).eval()
+    network = copy_network(networks.bake(network)).requires_grad_(False).eval()
     for module in network.modules():
         if type(module) is nn.Sequential:
             _fold_layers(module)
     # Others may call `.view` on activations, which this layout forbids, or keep them for later.
-    if type(network).__module__ == networks.__name__:
+    if any(type(network) in kinds for kinds in networks.KINDS.values()):
         network = network.to(memory_format=torch.channels_last)
         _work_in_place(network)
     return network

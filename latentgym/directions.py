@@ -12,6 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from gan_backbones import AttributeSchema, Backbone
 from gan_backbones.metrics import batched
+from gan_backbones.networks import ConditionalGenerator
 
 DIRECTION_SETS = ("coordinates", "pca", "sefa", "attributes")
 
@@ -162,6 +163,8 @@ def _first_layer(backbone: Backbone) -> torch.Tensor:
             weight = module.weight.transpose(0, 1).flatten(1)
         else:
             continue
+        if isinstance(backbone.generator, ConditionalGenerator):  # the label follows the latent
+            weight = weight[: backbone.latent_dim]
         if len(weight) == backbone.latent_dim:
             return weight.detach().float().cpu()
         break

@@ -8,6 +8,7 @@ from functools import lru_cache
 from numbers import Real
 
 from gan_backbones import Backbone, load
+from gan_backbones.networks import ConditionalGenerator
 from latentgym.directions import direction_matrix
 from latentgym.scores import ATTRIBUTE_SCORES, REALISM_SCORES
 
@@ -58,6 +59,7 @@ class EditTask:
     bf16: bool = False
     compile: bool = False
     device: str = "cpu"
+    label: Mapping[str, str] | None = None
 
     def __post_init__(self):
         _allowed("start", self.start, STARTS)
@@ -84,6 +86,7 @@ class EditTask:
             value = getattr(self, name)
             if not (value == 0 or _positive(value)):
                 raise ValueError(f"{name} is {value!r}; it must be a finite number, 0 or more")
+        self._check_label()
         backbone = self.load_backbone()
         if self.realism_weight and backbone.discriminator is None:
             raise ValueError(
@@ -99,10 +102,15 @@ class EditTask:
         direction_matrix(backbone, self.directions, self.num_directions)
 
     def load_backbone(self) -> Backbone:
-        """The backbone; one that is given by name is loaded once per process and device."""
-        if isinstance(self.backbone, Backbone):
-            return self.backbone.to(self.device)
-        return _load(self.backbone, self.device)
+        """The backbone, under the ``label`` if there is one.
+
+        One that is given by name is loaded once per process and device, and each is put under a
+        label once.
+        """
+        backbone = self._load_unconditioned()
+        if self.label is None:
+            return backbone
+        return _condition(backbone, tuple(self.label.items())).to(self.device)
 
     def check_target(self, target: Mapping[str, str] | Sequence[str] | None) -> None:
         """Raise a ValueError if ``target`` names what the schema does not have."""
@@ -122,10 +130,37 @@ class EditTask:
             for attribute in target:
                 _allowed("target", attribute, schema.names)
 
+    def _load_unconditioned(self) -> Backbone:
+        if isinstance(self.backbone, Backbone):
+            return self.backbone.to(self.device)
+        return _load(self.backbone, self.device)
+
+    def _check_label(self) -> None:
+        if self.label is None:
+            backbone = self._load_unconditioned()
+            generator = backbone.generator
+            if isinstance(generator, ConditionalGenerator) and not generator.label.any():
+                names = ", ".join(backbone.schema.names) if backbone.schema else "no schema"
+                raise ValueError(
+                    "label is None; this backbone's generator is a conditional one and needs a "
+                    f"variant for every attribute ({names})"
+                )
+        elif not isinstance(self.label, Mapping) or not all(
+            isinstance(text, str) for pair in self.label.items() for text in pair
+        ):
+            raise ValueError(
+                f"label is {self.label!r}; expected a dict of attribute to variant, or None"
+            )
+
 
 @lru_cache(maxsize=8)
 def _load(name: str, device: str) -> Backbone:
     return load(name, device)
+
+
+@lru_cache(maxsize=16)
+def _condition(backbone: Backbone, label: tuple[tuple[str, str], ...]) -> Backbone:
+    return backbone.condition(dict(label))
 
 
 def _positive(value: object) -> bool:

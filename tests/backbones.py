@@ -3,7 +3,13 @@
 import torch
 
 from gan_backbones import AttributeSchema, Backbone
-from gan_backbones.networks import Classifier, Discriminator, Generator, Judge
+from gan_backbones.networks import (
+    Classifier,
+    ConditionalGenerator,
+    Discriminator,
+    Generator,
+    Judge,
+)
 
 SCHEMA = AttributeSchema(
     {"hair": ["bob", "bun", "fro"], "hairColor": ["a55728", "2c1b18"], "glasses": ["none", "round"]}
@@ -33,3 +39,15 @@ def tiny_backbone(channels: int = 3) -> Backbone:
     return Backbone(
         generator, LATENT_DIM, discriminator, networks[0], networks[1], SCHEMA, {"name": "tiny"}
     )
+
+
+def conditional_backbone() -> Backbone:
+    """The tiny backbone's judges round a conditional generator."""
+    tiny = tiny_backbone()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        generator = ConditionalGenerator(LATENT_DIM, SCHEMA.size, 4, 3, 16)
+        for parameter in generator.parameters():
+            if parameter.ndim == 4:
+                parameter.mul_(12)
+    return Backbone(generator, LATENT_DIM, tiny.discriminator, tiny.classifier, tiny.judge, SCHEMA)

@@ -1,5 +1,6 @@
 import json
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -9,10 +10,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import gan_backbones
-from gan_backbones import Backbone, BackboneError, registry
+from gan_backbones import AttributeSchema, Backbone, BackboneError, check_backbone, registry
 from gan_backbones.evaluation import evaluate_backbone
 from gan_backbones.files import write_atomically
-from gan_backbones.networks import Generator
+from gan_backbones.networks import (
+    ConditionalGenerator,
+    Discriminator,
+    Generator,
+    ResidualDiscriminator,
+    ResidualGenerator,
+)
 
 ENDINGS = (".safetensors", ".json", ".onnx", ".pt", ".ts")
 LATENTS = torch.randn(5, LATENT_DIM, generator=torch.Generator().manual_seed(0))
@@ -68,6 +75,47 @@ def test_round_trip(channels, tmp_path):
     assert repr(read) == repr(saved)
 
 
+def alive(network, *inputs):
+    """``network`` after it has seen inputs, with weights that make something of them."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in network.parameters():
+            if parameter.ndim == 4:
+                nn.init.kaiming_normal_(parameter)
+        network.train()(*inputs)
+    return network
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [32, 64, 128])
+@pytest.mark.parametrize(
+    ("generator", "discriminator"),
+    [
+        (partial(Generator, upsampling="upconv"), Discriminator),
+        (ResidualGenerator, ResidualDiscriminator),
+        (partial(ConditionalGenerator, outputs=SCHEMA.size), partial(Discriminator, norm="batch")),
+        (Generator, partial(Discriminator, norm="spectral")),
+    ],
+    ids=["upconv", "residual", "conditional and batch norm", "spectral norm"],
+)
+def test_round_trip_of_every_kind(generator, discriminator, side, channels, tmp_path):
+    sizes = {"features": 4, "channels": channels, "image_size": side}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator, discriminator = generator(LATENT_DIM, **sizes), discriminator(**sizes)
+    generator = alive(generator, LATENTS)
+    discriminator = alive(discriminator, torch.rand(4, channels, side, side))
+    saved = Backbone(generator, LATENT_DIM, discriminator, schema=SCHEMA)
+    check_backbone(saved)
+    saved.save(tmp_path / "b.safetensors")
+    read = Backbone.read(tmp_path / "b.safetensors")
+    check_backbone(read)
+    assert read.latent_dim == LATENT_DIM
+    for before, after in zip(outputs(saved), outputs(read), strict=True):
+        assert before.std() > 0
+        assert torch.equal(before, after)
+
+
 def test_round_trip_of_a_generator_alone(backbone, tmp_path):
     Backbone(backbone.generator, LATENT_DIM).save(tmp_path / "g.safetensors")
     read = Backbone.read(tmp_path / "g.safetensors")
@@ -108,13 +156,15 @@ class Classifier(nn.Linear):
     """Of the same name as one of ours."""
 
 
-@pytest.mark.parametrize("network", [nn.Linear(8, 8), Classifier(8, 8)])
+@pytest.mark.parametrize(
+    "network", [nn.Linear(8, 8), Classifier(8, 8), Generator(8, 4, 3, 16)], ids=type
+)
 def test_saving_a_foreign_network_is_refused(network, backbone, tmp_path):
     foreign = Backbone(backbone.generator, LATENT_DIM, judge=network)
     with pytest.raises(BackboneError) as caught:
         foreign.save(tmp_path / "foreign.safetensors")
     assert str(caught.value) == (
-        f"the judge is a {type(network).__name__}, which is no class of gan_backbones.networks: "
+        f"the judge is a {type(network).__name__}, which is no judge of gan_backbones.networks: "
         "a backbone file can only hold those"
     )
     assert not list(tmp_path.iterdir())
@@ -254,7 +304,7 @@ DAMAGE = {
     unknown_class: "unknown network class 'Module' for the judge",
     no_class: "its description is damaged (KeyError('class'))",
     unknown_argument: "its description is damaged (TypeError(",
-    unknown_role: "the weights of the jury do not fit: ",
+    unknown_role: "unknown network class 'Judge' for the jury",
     no_generator: "its description is damaged (KeyError('generator'))",
     bad_image_size: "its description is damaged (ValueError(",
     negative_width: "its description is damaged (RuntimeError(",
@@ -285,6 +335,66 @@ def test_reading_draws_no_random_numbers(path):
     state = torch.get_rng_state()
     Backbone.read(path)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# Labels -------------------------------------------------------------------------------------------
+
+LABEL = {"hair": "bun", "hairColor": "a55728", "glasses": "round"}
+
+
+@pytest.fixture(scope="module")
+def conditional():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = ConditionalGenerator(LATENT_DIM, SCHEMA.size, 4, 3, 16)
+    tiny = tiny_backbone()
+    networks = {**tiny.networks, "generator": alive(generator, LATENTS)}
+    return Backbone(latent_dim=LATENT_DIM, schema=SCHEMA, card={"name": "c"}, **networks)
+
+
+def test_condition_holds_a_label_fixed_in_a_copy(conditional, tmp_path):
+    before = [x.clone() for x in outputs(conditional)]
+    conditioned = conditional.condition(LABEL)
+    labels = torch.from_numpy(SCHEMA.encode(LABEL)).expand(len(LATENTS), -1)
+    expected = conditional.generator(LATENTS, labels)
+    assert torch.equal(conditioned.generator(LATENTS), expected)
+    assert not torch.allclose(expected, before[0], atol=1e-3)
+    assert conditioned.card == {"name": "c", "label": LABEL}
+    check_backbone(conditioned)
+    conditioned.save(tmp_path / "c.safetensors")
+    assert torch.equal(Backbone.read(tmp_path / "c.safetensors").generator(LATENTS), expected)
+
+    again = conditioned.condition({**LABEL, "hair": "fro"})
+    assert not torch.equal(again.generator(LATENTS), expected)
+    conditioned.to("meta")  # the original is not touched by what happens to its copy
+    assert all(map(torch.equal, outputs(conditional), before))
+    assert conditional.card == {"name": "c"}
+
+
+def test_condition_refuses_what_it_cannot_do(backbone, conditional):
+    other = AttributeSchema({"hair": ["bob", "bun"]})
+    no_schema = Backbone(conditional.generator, LATENT_DIM)
+    other_schema = Backbone(conditional.generator, LATENT_DIM, schema=other)
+    for asked, label, message in (
+        (
+            backbone,
+            LABEL,
+            "the generator is a Generator; only a ConditionalGenerator takes a label",
+        ),
+        (
+            conditional,
+            {"hair": "bun"},
+            "label is {'hair': 'bun'}; it leaves out hairColor, glasses",
+        ),
+        (conditional, {}, "label is {}; it leaves out hair, hairColor, glasses"),
+        (conditional, {**LABEL, "hat": "red"}, "unknown attribute 'hat'; allowed: hair, "),
+        (conditional, {**LABEL, "hair": "red"}, "unknown variant 'red' of attribute 'hair'; "),
+        (no_schema, LABEL, "the backbone has no schema that names the generator's labels"),
+        (other_schema, {"hair": "bob"}, "the generator's label has length 7, the schema 2"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            asked.condition(label)
+        assert str(caught.value).startswith(message)
 
 
 # Atomic writing -----------------------------------------------------------------------------------
@@ -436,6 +546,8 @@ def test_figures_of_a_backbone(backbone):
         "agreement",
         "agreement_by_attribute",
         "lowest_share",
+        "fd_classifier",
+        "kid_classifier",
         "precision",
         "recall",
         "realism_quantiles",
@@ -456,7 +568,13 @@ def test_figures_of_a_backbone(backbone):
         assert quantiles == sorted(quantiles)
         assert 0 < quantiles[0] < quantiles[-1] < 1
     both = figures["discriminator"]
-    assert both["reals_accepted"] + both["fakes_rejected"] == pytest.approx(1, abs=0.2)
+    assert both["true_positive_rate"] + both["true_negative_rate"] == pytest.approx(1, abs=0.2)
+    assert [sum(row) for row in both["matrix"]] == [120, 120]
+    assert both["accuracy"] == pytest.approx((both["matrix"][0][0] + both["matrix"][1][1]) / 240)
+    # Two draws of one distribution are far nearer than that and grey.
+    grey = evaluate_backbone(backbone, torch.full_like(images, 128), labels, seed=2)
+    assert 0 < 5 * figures["fd_classifier"] < grey["fd_classifier"]
+    assert 5 * abs(figures["kid_classifier"]) < grey["kid_classifier"]
     assert evaluate_backbone(backbone, images, labels, seed=2) == figures
     assert evaluate_backbone(backbone, images, labels, seed=3) != figures
     assert torch.equal(torch.get_rng_state(), state)

@@ -8,6 +8,7 @@ from backbones import LATENT_DIM, SCHEMA, tiny_backbone
 from torch import nn
 
 from gan_backbones import Backbone
+from gan_backbones.networks import ConditionalGenerator
 from latentgym.directions import (
     DIRECTION_SETS,
     attribute_directions,
@@ -45,6 +46,16 @@ def test_sefa_is_the_svd_of_the_first_layer(tiny):
     np.testing.assert_allclose(abs((rows.numpy() * left[:, :3].T).sum(axis=1)), 1, atol=1e-4)
     strength = np.linalg.norm(direction_matrix(tiny, "sefa").numpy() @ weight, axis=1)
     assert (np.diff(strength) < 0).all()
+
+
+def test_sefa_leaves_out_a_conditional_generators_label():
+    generator = ConditionalGenerator(LATENT_DIM, SCHEMA.size, 4, 3, 16)
+    backbone = Backbone(generator, LATENT_DIM, schema=SCHEMA)
+    weight = generator.layers[0].weight.flatten(1)[:LATENT_DIM].numpy()
+    left, _, _ = np.linalg.svd(weight, full_matrices=False)
+    rows = direction_matrix(backbone, "sefa", 3)
+    assert rows.shape == (3, LATENT_DIM)
+    np.testing.assert_allclose(abs((rows.numpy() * left[:, :3].T).sum(axis=1)), 1, atol=1e-4)
 
 
 @pytest.mark.parametrize("first", [nn.Linear(6, 256), nn.Linear(6, 4), nn.Linear(40, 256)], ids=str)

@@ -1,27 +1,25 @@
+import copy
 import json
 import math
 import os
 import random
 import re
 import signal
-import subprocess
-import sys
+import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
-from gan_backbones import gan_training
+from gan_backbones import gan_training, training_loop
 from gan_backbones.datasets import CartoonSet
-from gan_backbones.gan_training import GANConfig, GANTrainer
-from gan_backbones.losses import (
-    relativistic_discriminator,
-    relativistic_generator,
-    zero_centred_penalty,
-)
+from gan_backbones.gan_training import GANConfig, GANTrainer, find_warnings
+from gan_backbones.losses import OBJECTIVES, zero_centred_penalty
 
 CONFIG = GANConfig(
     data="unused",
@@ -43,12 +41,21 @@ def random_images(count=12):
     return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=rng)
 
 
-def trainer(out, **changes):
-    return GANTrainer(replace(CONFIG, out=out, **changes), random_images())
+@pytest.fixture(autouse=True)
+def bf16_everywhere(monkeypatch):
+    """Whatever this machine's processor computes in, both precisions are tested."""
+    monkeypatch.setattr(training_loop, "computes_in_bf16", lambda device: True)
+
+
+def trainer(out, images=None, held_out=None, **changes):
+    images = random_images() if images is None else images
+    return GANTrainer(replace(CONFIG, out=out, **changes), images, held_out)
 
 
 def checkpoint(out):
-    return torch.load(Path(out) / "checkpoint.pt", weights_only=True)
+    found = torch.load(Path(out) / "checkpoint.pt", weights_only=True)
+    del found["memory"]  # of the checks, which come with every checkpoint
+    return {**found, **found["networks"]}
 
 
 def same(a, b):
@@ -60,18 +67,18 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-def fail_at(monkeypatch, call, action, name="relativistic_generator"):
+def fail_at(monkeypatch, call, action, side="generator"):
     """Make a loss do ``action(loss)`` at its ``call``-th call, counted from 0.
 
     By default the generator's: by then the iteration has updated the discriminator.
     """
-    loss, calls = getattr(gan_training, name), iter(range(10**6))
+    objective, calls = OBJECTIVES["relativistic"], iter(range(10**6))
 
     def patched(real, fake):
-        value = loss(real, fake)
+        value = getattr(objective, side)(real, fake)
         return action(value) if next(calls) == call else value
 
-    monkeypatch.setattr(gan_training, name, patched)
+    monkeypatch.setitem(OBJECTIVES, "relativistic", objective._replace(**{side: patched}))
 
 
 class Interruption(Exception):
@@ -100,10 +107,12 @@ def ctrl_c():
 def undisturbed(tmp_path_factory):
     """The checkpoints of runs from beginning to end, without and with bfloat16."""
     checkpoints = {}
-    for bf16 in (False, True):
-        out = tmp_path_factory.mktemp("undisturbed")
-        trainer(out, bf16=bf16).train()
-        checkpoints[bf16] = checkpoint(out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_loop, "computes_in_bf16", lambda device: True)
+        for bf16 in (False, True):
+            out = tmp_path_factory.mktemp("undisturbed")
+            trainer(out, bf16=bf16).train()
+            checkpoints[bf16] = checkpoint(out)
     return checkpoints
 
 
@@ -188,53 +197,111 @@ def test_training_in_another_thread(tmp_path):
     assert checkpoint(tmp_path)["iteration"] == 6
 
 
-KILLED_RUN = """
-import os, signal, sys
-import pytest, torch
-torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
-import test_gan_training as tests
+def in_a_child(function):
+    """Run ``function`` in a copy of this process; returns how it ended, or the signal, negative."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-{preparation}
-tests.trainer({out!r}, checkpoint_interval=2).train()
-"""
+
+def die_in_the_loss(patch):
+    fail_at(patch, 3, die)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def die_replacing(name):
+    def prepare(patch):
+        replace_file = os.replace
+
+        def patched(source, target):
+            if str(target).endswith(name):
+                die()
+            replace_file(source, target)
+
+        patch.setattr(os, "replace", patched)
+
+    return prepare
+
+
+def die_between_updates(patch):
+    step, calls = torch.optim.Adam.step, iter(range(10**6))
+
+    def patched(optimiser):
+        step(optimiser)
+        if next(calls) == 6:
+            die()
+
+    patch.setattr(torch.optim.Adam, "step", patched)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_resume_after_sigkill(tmp_path, undisturbed):
-    """Killed once within an iteration, once while the next checkpoint is put in its place."""
-    for preparation, iteration in (
-        ("tests.fail_at(pytest.MonkeyPatch(), 3, die)", 2),
-        ("os.replace = die", 2),
+    """One run, killed at moments one after another: what is left half done is never seen again."""
+    for prepare, iteration in (
+        (die_in_the_loss, 2),
+        (die_replacing("checkpoint.pt"), 2),
+        (die_replacing("000004.png"), 2),
+        (die_replacing("log.jsonl"), 2),
+        (die_between_updates, 4),
     ):
-        script = KILLED_RUN.format(
-            tests=str(Path(__file__).parent), preparation=preparation, out=str(tmp_path)
-        )
-        run = subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert run.returncode == -signal.SIGKILL, run.stderr
+
+        def run(prepare=prepare):
+            prepare(pytest.MonkeyPatch())
+            trainer(tmp_path, checkpoint_interval=2).train()
+
+        assert in_a_child(run) == -signal.SIGKILL
         assert checkpoint(tmp_path)["iteration"] == iteration
     trainer(tmp_path).train()
     assert same(checkpoint(tmp_path), undisturbed[False])
 
 
-@pytest.mark.parametrize("loss", ["relativistic_discriminator", "relativistic_generator"])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_full_disk_leaves_the_checkpoint(tmp_path, undisturbed):
+    import resource
+
+    def run():
+        gan = trainer(tmp_path, checkpoint_interval=2)
+        save, saves = gan.save, iter(range(10))
+
+        def patched():
+            if next(saves) == 1:  # as a full disk: files may not grow
+                resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+            save()
+
+        gan.save = patched
+        try:
+            gan.train()
+        except OSError as error:
+            (tmp_path / "error").write_text(str(error))
+
+    assert in_a_child(run) == 0
+    file = tmp_path / "checkpoint.pt"
+    assert (tmp_path / "error").read_text() == (
+        f"{file} could not be written at iteration 4 (File too large); last good checkpoint: {file}"
+    )
+    assert checkpoint(tmp_path)["iteration"] == 2
+    assert not list(tmp_path.glob(".checkpoint*"))
+    trainer(tmp_path).train()
+    assert same(checkpoint(tmp_path), undisturbed[False])
+
+
+@pytest.mark.parametrize("side", ["discriminator", "generator"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_leaves_the_checkpoint(
-    tmp_path, monkeypatch, undisturbed, loss, value
+    tmp_path, monkeypatch, undisturbed, side, value
 ):
     with monkeypatch.context() as patch:
-        fail_at(patch, 4, lambda good: good * value, loss)
+        fail_at(patch, 4, lambda good: good * value, side)
         message = (
-            f"the {loss.removeprefix('relativistic_')}'s loss is {value} at iteration 4; "
+            f"the {side}'s loss is {value} at iteration 4; "
             f"last good checkpoint: {tmp_path / 'checkpoint.pt'}"
         )
         with pytest.raises(FloatingPointError, match=f"^{re.escape(message)}$"):
@@ -249,7 +316,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, networ
     def steep(loss):  # the same value, the gradient of the root at 0 is infinite
         return loss + (loss - loss.detach()).sqrt()
 
-    fail_at(monkeypatch, 5, steep, f"relativistic_{network}")
+    fail_at(monkeypatch, 5, steep, network)
     # In the last iteration no further loss would tell. (A broken discriminator shows in the
     # generator's loss.)
     message = "the generator has weights" if network == "generator" else "the generator's loss"
@@ -265,7 +332,7 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
         trainer(tmp_path, learning_rate=0.001, seed=8).train()
     assert str(error.value) == (
         f"{tmp_path / 'checkpoint.pt'} was made under another configuration "
-        "(learning_rate 0.0003 -> 0.001, seed 7 -> 8): "
+        "(seed 7 -> 8, learning_rate 0.0003 -> 0.001): "
         "choose another folder, or the same configuration to resume"
     )
     with pytest.raises(ValueError, match=re.escape("(images 12 -> 8)")):
@@ -307,7 +374,7 @@ def damage_checkpoint(file, how):
     elif how == "foreign":
         torch.save({"weights": torch.zeros(3)}, file)
     elif how == "code":
-        torch.save({**checkpoint(file.parent), "config": Malice()}, file)
+        torch.save({**torch.load(file), "config": Malice()}, file)
     elif how == "flipped":
         numbers = checkpoint(file.parent)["generator"]["layers.1.weight"].numpy()
         middle = content.index(numbers.tobytes())
@@ -352,15 +419,13 @@ def test_global_random_states_change_nothing(tmp_path, undisturbed):
 @pytest.mark.parametrize("count", [12, 14])
 def test_every_image_is_seen_once_an_epoch(tmp_path, count):
     numbers = torch.arange(count, dtype=torch.uint8)  # image i consists of i alone
-    gan = GANTrainer(
-        replace(CONFIG, out=tmp_path), numbers[:, None, None, None].expand(count, 3, 16, 16)
-    )
+    images = numbers[:, None, None, None].expand(count, 3, 16, 16)
+    gan = trainer(tmp_path, images)
     epochs = []
     for epoch in range(3):
         seen = []
         for position in range(3):
-            gan.iteration = 3 * epoch + position
-            batch = gan._real_batch()
+            batch = gan._batch(gan._rows(3 * epoch + position))
             assert batch.shape == (4, 3, 16, 16)
             assert (batch == batch[:, :1, :1, :1]).all()
             seen += ((batch[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
@@ -383,23 +448,42 @@ def test_images_are_read_from_the_data_folder(tmp_path, faces):
 
 
 def test_the_log_holds_every_interval_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(gan_training, "LOG_INTERVAL", 1)
+    monkeypatch.setattr(training_loop, "LOG_INTERVAL", 1)
     with monkeypatch.context() as patch:
         fail_at(patch, 5, interrupt)
         with pytest.raises(Interruption):
             trainer(tmp_path, checkpoint_interval=3).train()
     trainer(tmp_path).train()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    for line in lines:
-        assert line.keys() == {"iteration", "loss_discriminator", "loss_generator", "gap"}
+    losses = [line for line in lines if "gap" in line]
+    assert [line["iteration"] for line in losses] == [1, 2, 3, 4, 5, 6]
+    figures = {"iteration", "loss_discriminator", "loss_generator", "gap", "images_per_second"}
+    for line in losses:
+        assert line.keys() == figures
         assert all(map(math.isfinite, line.values()))
+    checks = [line for line in lines if "gap" not in line]
+    assert [line["iteration"] for line in checks] == [3, 6]
+    for line in checks:
+        assert line.keys() == {"iteration", "saturation", "diversity", "warnings"}
 
 
-def test_checkpoints_come_with_samples_and_no_litter(tmp_path):
-    trainer(tmp_path, checkpoint_interval=4).train()
+def test_grids_at_the_given_iterations_a_gif_and_no_litter(tmp_path):
+    trainer(tmp_path, checkpoint_interval=4, sample_at=(0, 1)).train()
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
-    assert files == ["checkpoint.pt", "samples/000004.png", "samples/000006.png"]
+    grids = [f"samples/00000{iteration}.png" for iteration in (0, 1, 4, 6)]
+    assert files == ["checkpoint.pt", "log.jsonl", "samples.gif", *grids]
+    frames = iio.imread(tmp_path / "samples.gif")
+    assert frames.shape == (4, *iio.imread(tmp_path / grids[0]).shape)
+
+
+def test_tensorboard(tmp_path, monkeypatch):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr(training_loop, "LOG_INTERVAL", 2)
+    trainer(tmp_path, tensorboard=True).train()
+    board = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [point.step for point in board.Scalars("loss_generator")] == [2, 4, 6]
+    assert board.Tags()["images"] == ["samples"]
 
 
 def test_the_generator_is_ready_for_use(tmp_path):
@@ -448,24 +532,231 @@ def test_penalty_interval(tmp_path, monkeypatch, interval, calls):
     assert penalised == [8] * calls
 
 
-def test_penalty_of_a_linear_discriminator_is_its_squared_norm():
-    rng = torch.Generator().manual_seed(0)
-    images = torch.randn(5, 3, 4, 4, generator=rng, requires_grad=True)
-    weights = torch.randn(3, 4, 4, generator=rng, requires_grad=True)
-    penalty = zero_centred_penalty((images * weights).sum(dim=(1, 2, 3)), images)
-    assert torch.allclose(penalty, weights.square().sum())
-    penalty.backward()
-    assert torch.allclose(weights.grad, 2 * weights)
+# Every setting ------------------------------------------------------------------------------------
+
+VARIANTS = {
+    "minimax": dict(objective="minimax", penalty_kind="none"),
+    "smoothed and flipped": dict(objective="bce", real_target=0.9, flipped=0.1),
+    "least squares": dict(objective="least_squares", penalty_kind="r1"),
+    "hinge with spectral norm": dict(objective="hinge", norm="spectral", penalty_kind="none"),
+    "WGAN-GP": dict(objective="wgan", penalty_kind="wgan", penalty=10.0, discriminator_steps=2),
+    "R2": dict(penalty_kind="r2", penalty_interval=1),
+    "batch norm": dict(objective="bce", norm="batch", penalty_kind="none"),
+    "residual": dict(architecture="residual"),
+    "upconv": dict(upsampling="upconv"),
+    "augmented": dict(augment=("color", "translation", "cutout")),
+    "no average": dict(ema_half_life=0),
+    "two rates": dict(discriminator_learning_rate=1e-3, betas=(0.5, 0.99)),
+    "S1": dict(objective="bce", reward_punishment="S1", penalty_kind="none", iterations=18),
+    "S1 augmented": dict(objective="bce", reward_punishment="S1", augment=("cutout",)),
+}
 
 
-def test_penalty_averages_over_images():
-    images = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    penalty = zero_centred_penalty(images.square().sum(dim=(1, 2, 3)) / 2, images)
-    assert torch.allclose(penalty, images.square().sum() / 5)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_setting_trains_and_resumes(tmp_path, name):
+    changes = {"iterations": 4, **VARIANTS[name]}
+    trainer(tmp_path / "whole", **changes).train()
+    half = trainer(tmp_path / "halves", **changes)
+    half.accelerator.wait_for_everyone()
+    while half.iteration < changes["iterations"] // 2:
+        half._pending.append((half.iteration, half._step()))
+        half.iteration += 1
+    half.save()
+    trainer(tmp_path / "halves", **changes).train()
+    whole, halves = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "halves")
+    assert same(halves["networks"], whole["networks"])
+    assert same(halves["optimisers"], whole["optimisers"])
+    trainer(tmp_path / "plain", iterations=changes["iterations"]).train()
+    plain = checkpoint(tmp_path / "plain")
+    assert not same(plain["networks"], whole["networks"])
 
 
-def test_relativistic_losses_by_hand():
-    real, fake = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 0.0])
-    high, low = math.log1p(math.exp(2)), math.log1p(math.exp(-2))
-    assert relativistic_discriminator(real, fake).item() == pytest.approx((low + math.log(2)) / 2)
-    assert relativistic_generator(real, fake).item() == pytest.approx((high + math.log(2)) / 2)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(objective="mse"), "objective is 'mse'; allowed: bce, minimax"),
+        (dict(norm="batch"), "penalty 'r1_r2' is of each image's own gradient"),
+        (dict(objective="wgan", penalty_kind="none"), "leaves the discriminator's slope unbounded"),
+        (dict(flipped=0.1), "flipped is 0.1, but objective 'relativistic' has no targets"),
+        (dict(architecture="stylegan"), "architecture is 'stylegan'; allowed: dcgan, residual"),
+        (dict(architecture="residual", norm="spectral"), "norm is 'spectral'; the residual"),
+        (dict(augment=("flip",)), "policy 'flip' is unknown; allowed: color, translation, cutout"),
+        (dict(reward_punishment="S4", objective="bce"), "'S4'; allowed: S1, S2, S3"),
+        (dict(reward_punishment="S1"), "with reward_punishment it must be 'bce'"),
+        (dict(discriminator_steps=0), "discriminator_steps is 0; it must be 1 or more"),
+        (dict(batch_size=0), "batch_size is 0; it must be 1 or more"),
+        (dict(ema_half_life=-1), "ema_half_life is -1; it must be 0 or more"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        replace(CONFIG, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_the_objective_without_tricks_is_the_plain_loop(tmp_path):
+    """One pass over both batches, a shared fake batch, a frozen discriminator: the same maths."""
+    gan = trainer(tmp_path, objective="bce", penalty_kind="none", ema_half_life=0)
+    generator, discriminator = copy.deepcopy((gan._generator, gan.discriminator))
+    rows, rng = gan._rows(0), training_loop.seeded(CONFIG.seed, 0)
+    gan._step()
+    real, fake = gan._batch(rows), generator(torch.randn(4, 5, generator=rng))
+    update_d = torch.optim.Adam(discriminator.parameters(), 3e-4, betas=(0.0, 0.99))
+    update_g = torch.optim.Adam(generator.parameters(), 3e-4, betas=(0.0, 0.99))
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    bce(discriminator(real), torch.ones(4)).backward()
+    bce(discriminator(fake.detach()), torch.zeros(4)).backward()
+    update_d.step()
+    generator.zero_grad()
+    bce(discriminator(fake), torch.ones(4)).backward()
+    update_g.step()
+    for ours, plain in ((gan._generator, generator), (gan.discriminator, discriminator)):
+        for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+            # Adam divides by the gradient's size, so rounding shows where that is near 0.
+            assert (a - b).abs().max() < 6.1e-4
+            assert ((a - b).abs() < 1e-6).double().mean() > 0.98
+
+
+def test_study_leaves_the_generator_alone(tmp_path):
+    gan = trainer(tmp_path, objective="bce", reward_punishment="S1", iterations=15)
+    phases = [gan._phase(number) for number in range(15)]
+    assert phases == ["punishment"] * 12 + ["study", "study", "reward"]
+    gan.iteration = 12
+    before = copy.deepcopy(gan._generator.state_dict())
+    assert "loss_generator" not in gan._step()
+    for name, parameter in gan._generator.named_parameters():
+        assert torch.equal(parameter, before[name])
+    gan.iteration = 14
+    assert "loss_generator" in gan._step()
+
+
+# Warnings -----------------------------------------------------------------------------------------
+
+
+def figures(accuracy=0.7, real=0.5, generated=0.4, diversity=0.8, **more):
+    saturation = {"accuracy": accuracy, "real": [real] * 7, "generated": [generated] * 7}
+    return {"saturation": saturation, "diversity": diversity, **more}
+
+
+def test_warnings():
+    assert find_warnings(figures(), 0.8) == []
+    assert find_warnings(figures(overfitting=0.2), 0.8) == []
+    assert find_warnings(figures(accuracy=1.0), 0.8) == []  # right, but not sure of it
+    (saturated,) = find_warnings(figures(1.0, 0.99, 0.01), 0.8)
+    assert "saturated" in saturated
+    (collapsed,) = find_warnings(figures(diversity=0.3), 0.8)
+    assert collapsed == (
+        "mode collapse: samples lie 0.30 times as far apart as real images, after 0.80 at best"
+    )
+    assert find_warnings(figures(diversity=0.01), 0.02) == []  # has just begun
+    (overfitted,) = find_warnings(figures(overfitting=0.9), 0.8)
+    assert "overfits: score 0.90" in overfitted
+
+
+def test_a_discriminator_that_knows_its_images_by_heart_is_noticed(tmp_path, capsys):
+    """Eight images of noise, trained on until their scores leave those of unseen noise behind."""
+    images = random_images(72)
+    gan = trainer(
+        tmp_path, images[:8], images[8:], iterations=150, discriminator_features=16,
+        learning_rate=3e-3, penalty_kind="none", objective="bce", checkpoint_interval=150,
+    )  # fmt: skip
+    gan.train()
+    checks = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert checks[-1]["overfitting"] > 0.5
+    assert any("overfits" in warning for warning in checks[-1]["warnings"])
+    assert "warning at iteration 150: discriminator" in capsys.readouterr().out
+
+
+def test_collapse_is_noticed(tmp_path):
+    gan = trainer(tmp_path)
+    for parameter in gan.generator.parameters():
+        if parameter.ndim == 4:
+            parameter.mul_(12)  # DCGAN's initial weights make grey images
+    samples = gan._samples()
+    assert gan._checks(samples)[1] == []
+    _, warnings = gan._checks(samples[:1].expand_as(samples))
+    assert any("mode collapse" in warning for warning in warnings)
+    gan.save()
+    resumed = trainer(tmp_path)
+    resumed._resume()
+    assert resumed._best_diversity == gan._best_diversity > 0
+
+
+# Several processes --------------------------------------------------------------------------------
+
+SEVERAL = dict(architecture="residual", objective="bce", iterations=3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_two_processes_do_what_one_does(tmp_path):
+    """Together they see each image once an epoch; averaged gradients are the joined batch's."""
+    trainer(tmp_path / "one", **SEVERAL).train()
+    first = trainer(tmp_path, **SEVERAL)
+    first._step()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    two = tmp_path / "two"
+    two.mkdir()
+
+    def run(rank):
+        # As `torchrun` and `accelerate launch` start them.
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true",
+        )  # fmt: skip
+        AcceleratorState._reset_state(reset_partial_state=True)
+        gan = trainer(two, **SEVERAL)
+        assert gan.accelerator.num_processes == 2
+        rows = [gan._rows(number).tolist() for number in range(3)]
+        (two / f"rows{rank}.json").write_text(json.dumps(rows))
+        gan._step()
+        torch.save([p.grad for p in gan._generator.parameters()], two / f"gradients{rank}.pt")
+        trainer(two, **SEVERAL).train()
+        (two / f"done{rank}").touch()
+        torch.distributed.destroy_process_group()
+
+    other = os.fork()
+    if other == 0:
+        try:
+            run(1)
+        finally:
+            os._exit(0)
+    assert in_a_child(lambda: run(0)) == 0
+    os.waitpid(other, 0)
+    assert (two / "done1").exists()
+    rows = [json.loads((two / f"rows{rank}.json").read_text()) for rank in (0, 1)]
+    assert all(len(batch) == 2 for batch in rows[0] + rows[1])
+    assert sorted(row for batch in rows[0] + rows[1] for row in batch) == list(range(12))
+    for rank in (0, 1):
+        gradients = torch.load(two / f"gradients{rank}.pt")
+        for ours, parameter in zip(gradients, first._generator.parameters(), strict=True):
+            assert torch.allclose(ours, parameter.grad, rtol=1e-4, atol=1e-6)
+    joined, averaged = checkpoint(tmp_path / "one"), checkpoint(two)
+    assert averaged["iteration"] == 3
+    for name in ("generator", "discriminator", "ema"):
+        a, b = (torch.cat([v.flatten() for v in c[name].values()]) for c in (joined, averaged))
+        # Adam divides by the gradient's size, so rounding shows where that is near 0.
+        assert ((a - b).abs() < 1e-5).double().mean() > 0.99
+    assert (two / "samples.gif").exists()
+    assert len((two / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_gradients_are_those_of_the_joined_batch(tmp_path):
+    """Halves' gradients, averaged, equal the whole's: the loss is a mean over the batch."""
+    gan = trainer(tmp_path, architecture="residual")
+    gradients = []
+    for rows in (slice(0, 4), slice(0, 2), slice(2, 4)):
+        gan._slice = rows
+        gan._optimisers["discriminator"].step = lambda: None
+        gan._optimisers["generator"].step = lambda: None
+        gan._step()
+        gradients.append([p.grad.clone() for p in gan._generator.parameters()])
+    for whole, first, second in zip(*gradients, strict=True):
+        assert torch.allclose((first + second) / 2, whole, atol=1e-6)
+
+
+def test_a_batch_must_divide_among_the_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop.Accelerator, "num_processes", 3)
+    with pytest.raises(ValueError, match=r"^batch_size is 4; it must be a multiple of the number"):
+        trainer(tmp_path)

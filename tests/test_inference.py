@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -6,6 +7,13 @@ from backbones import LATENT_DIM, tiny_backbone
 from torch import nn
 
 from gan_backbones.inference import fold
+from gan_backbones.networks import (
+    ConditionalGenerator,
+    Discriminator,
+    Generator,
+    ResidualDiscriminator,
+    ResidualGenerator,
+)
 
 ROLES = ("generator", "discriminator", "classifier", "judge")
 
@@ -53,6 +61,37 @@ def test_folded_networks_of_a_backbone_say_the_same(role, channels):
         inputs = backbone.generator(inputs)
     assert bool(norms(network)) == (role in ("generator", "classifier"))
     assert not norms(compare(network, inputs))
+
+
+OWN = {
+    "upconv": partial(Generator, 6, upsampling="upconv"),
+    "residual generator": partial(ResidualGenerator, 6),
+    "conditional generator": partial(ConditionalGenerator, 6, 3),
+    "batch norm": partial(Discriminator, norm="batch"),
+    "spectral norm": partial(Discriminator, norm="spectral"),
+    "residual discriminator": ResidualDiscriminator,
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", OWN)
+def test_folded_networks_of_other_kinds_say_the_same(name, channels):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = OWN[name](features=4, channels=channels, image_size=32)
+        for parameter in network.parameters():
+            if parameter.ndim == 4 and name != "spectral norm":
+                nn.init.kaiming_normal_(parameter)  # lively, and no branch is zero
+    if name == "conditional generator":
+        network.label[1] = 1
+    inputs = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    if isinstance(network, (Discriminator, ResidualDiscriminator)):
+        inputs = 100 * torch.randn(20, channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    folded = compare(settled(network), inputs)
+    assert not norms(folded)
+    assert not any(hasattr(module, "parametrizations") for module in folded.modules())
+    weights = [p for p in folded.parameters() if p.ndim == 4 and min(p.shape) > 1]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
 
 
 def test_a_trainable_network_stays_trainable():

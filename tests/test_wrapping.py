@@ -107,7 +107,7 @@ def test_a_wrapped_backbone_can_be_pickled_but_not_saved(wrapped, tmp_path):
     again = pickle.loads(pickle.dumps(wrapped))
     assert torch.equal(again.generator(LATENTS), wrapped.generator(LATENTS))
     check_backbone(again)
-    with pytest.raises(BackboneError, match="the generator is a WrappedGenerator, which is no cl"):
+    with pytest.raises(BackboneError, match="the generator is a WrappedGenerator, which is no gen"):
         wrapped.save(tmp_path / "wrapped.safetensors")
 
 

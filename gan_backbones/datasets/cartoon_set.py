@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from PIL import Image
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from gan_backbones.datasets.images import DatasetError, ImageFiles, read_image, to_float
 from gan_backbones.schema import AttributeSchema
+
+__all__ = ["CartoonSet", "DatasetError", "read_schema", "to_float"]
 
 _ROW = re.compile(r'^\s*"?(?P<name>[^",]+)"?\s*,\s*(?P<index>-?\d+)\s*,\s*(?P<size>\d+)\s*$')
 
 
-class DatasetError(ValueError):
-    """A data set's file is missing or damaged; the message names file, line and expectation."""
-
-
-class CartoonSet(Dataset):
+class CartoonSet(ImageFiles):
     """Cartoon faces with attributes, from CartoonSet10k, CartoonSet100k or `render_cartoon_faces`.
 
     Each image ``x.png`` has an ``x.csv`` beside it whose lines read
@@ -34,6 +30,8 @@ class CartoonSet(Dataset):
         strict: raise at the first bad item; if ``False``, leave bad items out and count them in
             ``skipped``.
         image_size: images are scaled to this many pixels a side.
+        channels: 3 for RGB, 1 for grey.
+        attributes: which attributes to keep, in this order; by default all.
 
     Attributes:
         schema: the :class:`AttributeSchema`.
@@ -47,73 +45,45 @@ class CartoonSet(Dataset):
             with ``strict=False``).
     """
 
-    def __init__(self, root: str | Path, strict: bool = True, image_size: int = 64):
+    def __init__(
+        self,
+        root: str | Path,
+        strict: bool = True,
+        image_size: int = 64,
+        channels: int = 3,
+        attributes: Sequence[str] | None = None,
+    ):
         self.root = Path(root)
-        self.image_size = image_size
-        files = sorted(p for p in self.root.rglob("*.png") if not p.name.startswith("."))
-        if not files:
+        found = sorted(p for p in self.root.rglob("*.png") if not p.name.startswith("."))
+        if not found:
             raise DatasetError(f"{self.root}: expected *.png images with a .csv each, found none")
         reference = self.root / "schema.json"  # what every CSV must agree with
-        self.schema = _named_schema(reference) if reference.exists() else None
-        self.files: list[Path] = []
+        schema = read_schema(reference) if reference.exists() else None
+        files: list[Path] = []
         labels: list[list[int]] = []
         problems: list[DatasetError] = []
-        for file in files:
+        for file in found:
             csv = file.with_suffix(".csv")
             try:
                 rows = _read_rows(csv)
-                if self.schema is None:
-                    reference, self.schema = csv, _numbered_schema(rows)
-                _check_rows(csv, rows, self.schema, reference)
+                if schema is None:
+                    reference, schema = csv, _numbered_schema(rows)
+                _check_rows(csv, rows, schema, reference)
                 if not strict:
-                    self._image(file)
+                    read_image(file, image_size, channels)
             except DatasetError as error:
                 if strict:
                     raise
                 problems.append(error)
             else:
-                self.files.append(file)
+                files.append(file)
                 labels.append([row.index for row in rows.values()])
         self.skipped = len(problems)
-        if not self.files:
+        if not files:
             raise DatasetError(
                 f"{self.root}: all {self.skipped} items are damaged; the first: {problems[0]}"
             )
-        self.labels = np.array(labels, dtype=np.int64)
-        self._one_hot = self.schema.encode_indices(self.labels)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image float32 ``[3, H, W]`` in [-1, 1] and its one-hot attributes float32 ``[K]``."""
-        image = to_float(torch.from_numpy(self._image(self.files[index])))
-        return image, torch.from_numpy(self._one_hot[index].copy())
-
-    def images(self, indices: range | np.ndarray, desc: str = "reading images") -> torch.Tensor:
-        """The images ``indices`` in memory: uint8 ``[len(indices), 3, H, W]``."""
-        size = self.image_size
-        stack = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
-        for row, index in enumerate(tqdm(indices, desc=desc, unit="img")):
-            stack[row] = torch.from_numpy(self._image(self.files[index]))
-        return stack
-
-    def _image(self, file: Path) -> np.ndarray:
-        try:
-            with Image.open(file) as image:
-                image = image.convert("RGBA")  # the real set has transparent corners
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DatasetError(f"{file}: expected a complete PNG image ({error})") from None
-        ground = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(ground, image).convert("RGB")
-        if image.size != (self.image_size, self.image_size):
-            image = image.resize((self.image_size, self.image_size), Image.Resampling.LANCZOS)
-        return np.asarray(image).transpose(2, 0, 1).copy()
-
-
-def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images to float32 in [-1, 1]."""
-    return images.float().div_(127.5).sub_(1.0)
+        super().__init__(files, image_size, channels, schema, np.array(labels), attributes)
 
 
 class _Row(NamedTuple):
@@ -157,7 +127,12 @@ def _read_rows(file: Path) -> dict[str, _Row]:
     return rows
 
 
-def _named_schema(file: Path) -> AttributeSchema:
+def read_schema(file: Path) -> AttributeSchema:
+    """The attributes that a ``schema.json`` names.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
     try:
         return AttributeSchema.from_json(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -13,6 +13,8 @@ from latentgym.cli.agent_benchmarks import benchmark_ablation, benchmark_agents
 from latentgym.cli.backbones import benchmark_backbone, train_backbone
 from latentgym.cli.choices import benchmark_choices
 from latentgym.cli.edits import demo
+from latentgym.cli.explore import explore
+from latentgym.cli.gan_speed import benchmark_gan_training
 from latentgym.cli.play import play
 from latentgym.cli.throughput import benchmark_throughput
 from latentgym.cli.training import evaluate, plot, train
@@ -24,12 +26,14 @@ COMMANDS = {
     "plot": plot,
     "play": play,
     "train-backbone": train_backbone,
+    "explore": explore,
 }
 BENCHMARKS = {
     "ablation": benchmark_ablation,
     "agents": benchmark_agents,
     "backbone": benchmark_backbone,
     "choices": benchmark_choices,
+    "gan-training": benchmark_gan_training,
     "throughput": benchmark_throughput,
 }
 
@@ -49,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, description=description, args=args
         )
-    except (BackboneError, DatasetError, ModuleNotFoundError, ValueError) as error:
+    except (FloatingPointError, ModuleNotFoundError, OSError, ValueError) as error:
         sys.exit(f"latentgym: {error}")
     except KeyboardInterrupt:
         sys.exit("latentgym: interrupted")

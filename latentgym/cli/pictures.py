@@ -43,6 +43,48 @@ def save_edits(
     plt.close(figure)
 
 
+def save_rows(
+    path: Path,
+    images: np.ndarray,
+    rows: list[str],
+    columns: list[str],
+    title: str,
+    captions: list[list[str]] | None = None,
+) -> None:
+    """Images in rows and columns, both of which are labelled.
+
+    Args:
+        path: a PNG file.
+        images: uint8 ``[R, C, H, W, 3]``.
+        rows: one label per row, to its left.
+        columns: one label per column, above it.
+        title: over everything.
+        captions: one per image, under it.
+    """
+    side = 0.82  # inches
+    shape = images.shape[:2]
+    figure, axes = plt.subplots(*shape, figsize=(side * shape[1], side * shape[0]), squeeze=False)
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.06, hspace=0.3 if captions else 0.06)
+    for row, column in np.ndindex(*shape):
+        axis = axes[row, column]
+        axis.imshow(images[row, column], interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_color("#dddddd")
+        if row == 0:
+            axis.set_title(columns[column], fontsize=8, pad=4)
+        if column == 0:
+            axis.set_ylabel(rows[row], fontsize=8, rotation=0, ha="right", va="center", labelpad=5)
+        if captions:
+            axis.set_xlabel(captions[row][column], fontsize=7, labelpad=2)
+    lines = 1 + max(label.count("\n") for label in columns)
+    figure.suptitle(
+        title, fontsize=10, x=0.5, y=1 + (0.1 + 0.15 * lines) / figure.get_figheight(), va="bottom"
+    )
+    figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
+    plt.close(figure)
+
+
 def save_learning_curve(
     path: Path,
     history: list[dict[str, float]],
@@ -112,7 +154,7 @@ def save_curves(
     plt.close(figure)
 
 
-def save_gif(path: Path, frames: list[np.ndarray], fps: int) -> None:
-    """Frames uint8 ``[H, W, 3]`` as an endless GIF that rests on its last frame."""
-    durations = [1000 / fps] * (len(frames) - 1) + [2000]
+def save_gif(path: Path, frames: list[np.ndarray], fps: int, rest: float = 2.0) -> None:
+    """Frames uint8 ``[H, W, 3]`` as an endless GIF that rests on its last frame, in seconds."""
+    durations = [1000 / fps] * (len(frames) - 1) + [1000 * rest]
     iio.imwrite(path, np.stack(frames), extension=".gif", duration=durations, loop=0)

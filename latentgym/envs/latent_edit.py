@@ -99,6 +99,7 @@ class LatentEditEnv(NudgeEnv):
     | `bf16` | `False` | compute in bfloat16: about twice as fast where the processor has it, good enough to train in; scores are off by some hundredths, a probability by up to a tenth |
     | `compile` | `False` | compile the networks with `torch.compile`: some seconds once, then faster |
     | `device` | `"cpu"` | where the networks run |
+    | `label` | `None` | for a backbone whose generator is conditional (a conditional VAE's decoder): the label its images are made of, as `{"digit": "7"}`, a variant for every attribute; held fixed, while the latent is edited |
     | `render_mode` | `None` | `"human"` or `"rgb_array"` |
 
     ## Version History

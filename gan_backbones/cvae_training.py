@@ -1,0 +1,162 @@
+"""Training of a conditional VAE, whose decoder is a generator, by the loop that trains GANs too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from gan_backbones.losses import (
+    gaussian_kl,
+    gaussian_reconstruction,
+    relativistic_discriminator,
+    zero_centred_penalty,
+)
+from gan_backbones.networks import ConditionalVAE, Discriminator
+from gan_backbones.schema import AttributeSchema
+from gan_backbones.training_loop import Trainer, TrainingConfig, build, seeded
+
+ROWS, COLUMNS = 3, 10
+"""The sample grid: latents, one a row, under labels, one a column."""
+
+
+@dataclass(frozen=True)
+class CVAEConfig(TrainingConfig):
+    """What a run depends on, besides what every run does.
+
+    Attributes:
+        latent_dim: length of the latent.
+        features: width of recognition and generation network.
+        discriminator_features: width of the discriminator.
+        learning_rate: of both Adam optimisers; decays to a tenth along a cosine.
+        scale: standard deviation of a pixel given latent and label: the smaller, the sharper the
+            images and the less like N(0, I) the latents.
+        penalty: gamma of the discriminator's R1 and R2.
+        penalty_interval: apply it every so many iterations, that much stronger.
+
+    Raises:
+        ValueError: a setting that is out of range.
+    """
+
+    latent_dim: int = 100
+    features: int = 32
+    discriminator_features: int = 32
+    learning_rate: float = 3e-4
+    scale: float = 0.5
+    penalty: float = 2.0
+    penalty_interval: int = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.penalty_interval < 1:
+            raise ValueError(f"penalty_interval is {self.penalty_interval}; it must be 1 or more")
+        if self.scale <= 0:
+            raise ValueError(f"scale is {self.scale}; it must be above 0")
+
+
+class CVAETrainer(Trainer):
+    """Trains a conditional VAE on labelled images (Sohn et al. 2015).
+
+    A discriminator learns alongside to tell real images from decoded ones: it only watches, and
+    later scores realism.
+
+    Args:
+        config: all settings.
+        images: uint8 ``[N, C, H, W]``.
+        labels: variant indices int64 ``[N, A]``.
+        schema: the attributes.
+
+    Attributes:
+        vae: the :class:`~gan_backbones.networks.ConditionalVAE`.
+        generator: its decoder.
+        discriminator: the onlooker.
+    """
+
+    title = "training VAE"
+
+    def __init__(
+        self,
+        config: CVAEConfig,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        schema: AttributeSchema,
+    ):
+        channels, side = images.shape[1:3]
+        self.vae, self.discriminator = build(
+            config.seed,
+            partial(
+                ConditionalVAE, schema.size, config.latent_dim, config.features, channels, side
+            ),
+            partial(Discriminator, config.discriminator_features, channels, side),
+        )
+        self.generator = self.vae.decoder
+        networks = {"vae": self.vae, "discriminator": self.discriminator}
+        super().__init__(config, images, networks, trained=tuple(networks))
+        self._add_optimiser("vae", config.learning_rate, (0.9, 0.999))
+        self._add_optimiser("discriminator", config.learning_rate, (0.0, 0.99))
+        self._one_hot = torch.from_numpy(schema.encode_indices(labels.numpy()))
+        self._shown = self._one_hot.unique(dim=0).flip(0)[:COLUMNS]
+        self._columns = len(self._shown)
+        self.vae.train()
+
+    def _step(self) -> dict[str, torch.Tensor]:
+        """One update of the VAE, then one of the discriminator."""
+        config = self.config
+        rng = seeded(config.seed, self.iteration)
+        for name in self._trained:
+            self._set_learning_rate(name, config.learning_rate)
+        rows = self._rows(self.iteration)
+        images, labels = self._batch(rows), self._one_hot[rows].to(self.device)
+        with self._autocast():
+            mean, log_variance = self.vae.encode(images, labels)
+        mean, log_variance = mean.float(), log_variance.float()
+        latents = mean + (log_variance / 2).exp() * self._noise(config.latent_dim, rng)
+        with self._autocast():
+            decoded = self.vae.decoder(latents, labels)
+        reconstruction = gaussian_reconstruction(images, decoded.float(), config.scale).mean()
+        divergence = gaussian_kl(mean, log_variance).mean()
+        self._update("vae", reconstruction + divergence)
+        loss = self._update_discriminator(images, labels, self._noise(config.latent_dim, rng))
+        return {
+            "loss_vae": (reconstruction + divergence).detach(),
+            "loss_discriminator": loss,
+            "reconstruction": reconstruction.detach(),
+            "divergence": divergence.detach(),
+        }
+
+    def _update_discriminator(
+        self, real: torch.Tensor, labels: torch.Tensor, latents: torch.Tensor
+    ) -> torch.Tensor:
+        config = self.config
+        with torch.no_grad(), self._autocast():
+            self.generator.eval()  # as the generator is used: by its running statistics
+            fake = self.generator(latents, labels).float()
+            self.generator.train()
+        penalised = self.iteration % config.penalty_interval == 0
+        images = torch.cat([real, fake]).requires_grad_(penalised)
+        with self._autocast():
+            logits = self.discriminator(images).float()
+        loss = total = relativistic_discriminator(*logits.chunk(2))
+        if penalised:
+            weight = config.penalty * config.penalty_interval
+            total = loss + weight * zero_centred_penalty(logits, images)
+        self._update("discriminator", total)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _samples(self) -> torch.Tensor:
+        """Rows of equal noise, columns of equal label."""
+        rng = seeded(self.config.seed, -1)
+        latents = torch.randn(ROWS, self.config.latent_dim, generator=rng)
+        labels = self._shown.repeat(ROWS, 1).to(self.device)
+        latents = latents.repeat_interleave(self._columns, dim=0).to(self.device)
+        self.generator.eval()
+        images = self.generator(latents, labels)
+        self.generator.train()
+        return images
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration less what may differ when resuming, plus the data's size."""
+        return {**super().settings(), "outputs": self._one_hot.shape[1]}

@@ -1,0 +1,74 @@
+"""Features of images, which every metric here compares: ``[N, F]``, of any network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from gan_backbones.datasets.cartoon_set import to_float
+
+
+def batched(
+    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, batch_size: int = 256
+) -> torch.Tensor:
+    """``function`` over ``inputs`` in batches without autograd, so memory stays bounded."""
+    with torch.no_grad():
+        return torch.cat([function(batch) for batch in inputs.split(batch_size)])
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's weights are."""
+    return next(network.parameters()).device
+
+
+def as_float(images: torch.Tensor) -> torch.Tensor:
+    """Images as networks want them, float32 in [-1, 1], from those or from uint8."""
+    return to_float(images) if images.dtype == torch.uint8 else images
+
+
+def as_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Images as files hold them, uint8 rounded to nearest, from those or from [-1, 1]."""
+    if images.dtype == torch.uint8:
+        return images
+    return images.add(1).mul(127.5).round().clamp(0, 255).byte()
+
+
+def as_rgb(images: torch.Tensor) -> torch.Tensor:
+    """Grey images ``[N, 1, H, W]`` with their channel three times over; RGB ones as they are.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"images has shape {tuple(images.shape)}; it must be [N, 1, H, W] or [N, 3, H, W]"
+        )
+    return images.expand(-1, 3, -1, -1)
+
+
+def checked_features(
+    real: torch.Tensor, generated: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both sets in float64, moved alike so that their common mean is 0, which costs no precision.
+
+    Raises:
+        ValueError: not two matrices of equally many columns, fewer than two rows, or a value
+            that is not finite.
+    """
+    for name, features in (("real", real), ("generated", generated)):
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(
+                f"{name} has shape {tuple(features.shape)}; it must be [N, F], N at least 2"
+            )
+        if not features.isfinite().all():
+            raise ValueError(f"{name} holds features that are not finite")
+    if real.shape[1] != generated.shape[1]:
+        raise ValueError(
+            f"real has {real.shape[1]} features and generated {generated.shape[1]}; "
+            "both must come from the same network"
+        )
+    real, generated = real.double(), generated.double()
+    centre = (real.mean(dim=0) + generated.mean(dim=0)) / 2
+    return real - centre, generated - centre
