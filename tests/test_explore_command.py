@@ -48,7 +48,7 @@ def check(out, text, names):
             assert all((edge == 255).all() for edge in edges)
         else:
             assert len(frames) > 20
-            assert np.abs(frames[0].astype(int) - frames[len(frames) // 2]).mean() > 0.2
+            assert np.abs(frames[0].astype(int) - frames[len(frames) // 4]).mean() > 0.2
 
 
 def test_pictures_of_a_gan(tmp_path, tiny_file, data, capsys):
@@ -88,12 +88,14 @@ def test_pictures_of_a_bare_grey_generator_beside_digits(tmp_path, capsys):
     check(out, capsys.readouterr().out, [*ALWAYS, "neighbours.png"])
 
 
-def test_the_seed_decides(tmp_path, tiny_file):
-    pictures = {}
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        explore(tiny_file, tmp_path / name, "--seed", str(seed))
-        pictures[name] = (tmp_path / name / "truncation.png").read_bytes()
-    assert pictures["a"] == pictures["b"] != pictures["c"]
+def test_the_seed_decides(tmp_path):
+    backbone = tiny_backbone()
+    backbone.classifier = None  # which spares the search for coordinates
+    backbone.save(tmp_path / "bare.safetensors")
+    for seed in ("0", "1"):  # that one seed draws one picture is tested above
+        explore(tmp_path / "bare.safetensors", tmp_path / seed, "--rows", "1", "--seed", seed)
+    pictures = [(tmp_path / seed / "truncation.png").read_bytes() for seed in ("0", "1")]
+    assert pictures[0] != pictures[1]
 
 
 @pytest.mark.parametrize(

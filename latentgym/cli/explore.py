@@ -14,7 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from gan_backbones import Backbone, load
-from gan_backbones.datasets import DatasetError, open_dataset, to_float
+from gan_backbones.datasets import DatasetError, ImageDataset, open_dataset, to_float
 from gan_backbones.exploring import (
     changing_coordinates,
     coordinate_sweep,
@@ -55,7 +55,7 @@ class Exploration:
     rows: int
     far: float
     seed: int
-    data: str | None
+    data: ImageDataset | None
     latents: torch.Tensor
 
 
@@ -91,7 +91,8 @@ def explore(
     seen = loaded.condition({**first_label(loaded), **wanted}) if conditional or wanted else loaded
     # Two for each row: pairs need both, the other pictures take the first of them.
     latents = draw_latents(2 * rows, loaded.latent_dim, seed)
-    exploration = Exploration(seen, out, rows, far, seed, data, latents)
+    dataset = None if data is None else _open(data, seen)
+    exploration = Exploration(seen, out, rows, far, seed, dataset, latents)
     parts: dict[str, Callable[[Exploration], list[Path]]] = {
         "interpolation": draw_interpolation,
         "constants": draw_constants,
@@ -220,11 +221,7 @@ def draw_labels(x: Exploration) -> list[Path]:
 def draw_neighbours(x: Exploration) -> list[Path]:
     """Samples beside the real images nearest to them: does the generator repeat its data?"""
     samples = generate(x.backbone, x.latents[::2])
-    channels, side = samples.shape[1:3]
-    dataset = open_dataset(x.data, side, channels)
-    if len(dataset) < NEAREST + 1:
-        raise DatasetError(f"{x.data}: expected {NEAREST + 1} images or more, found {len(dataset)}")
-    real = dataset.images(range(len(dataset)))
+    real = x.data.images(range(len(x.data)))
     space, describe = _feature_space(x.backbone)
     features = describe(real)
     indices, distances = nearest_neighbours(describe(samples), features, NEAREST)
@@ -246,6 +243,15 @@ def draw_neighbours(x: Exploration) -> list[Path]:
         captions,
     )
     return [picture]
+
+
+def _open(data: str, backbone: Backbone) -> ImageDataset:
+    """Real images in the format of the generator's."""
+    channels, side = generate(backbone, draw_latents(1, backbone.latent_dim)).shape[1:3]
+    dataset = open_dataset(data, side, channels)
+    if len(dataset) < NEAREST + 1:
+        raise DatasetError(f"{data}: expected {NEAREST + 1} images or more, found {len(dataset)}")
+    return dataset
 
 
 def _feature_space(backbone: Backbone) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]]:
