@@ -14,13 +14,14 @@ from gan_backbones.checks import check_backbone
 from gan_backbones.classifier_training import train_classifier
 from gan_backbones.cvae_training import CVAEConfig, CVAETrainer
 from gan_backbones.datasets import DatasetError, ImageDataset, open_dataset, to_float
+from gan_backbones.devices import computes_in_bf16
 from gan_backbones.evaluation import evaluate_backbone, generate
 from gan_backbones.files import write_atomically
 from gan_backbones.gan_training import GANConfig, GANTrainer
 from gan_backbones.inference import copy_network
 from gan_backbones.metrics import batched
 from gan_backbones.networks import Classifier, Judge, bake, cost
-from gan_backbones.training_loop import TrainingConfig, build, computes_in_bf16, grid_png
+from gan_backbones.training_loop import TrainingConfig, build, grid_png
 
 ADVERSARY = 3.0
 """How far the classifier's training images are pushed, of a Euclidean norm of about 83."""

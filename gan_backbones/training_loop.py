@@ -30,6 +30,7 @@ from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from gan_backbones.datasets.images import to_float
+from gan_backbones.devices import computes_in_bf16
 from gan_backbones.files import write_atomically
 
 LOG_INTERVAL = 50  # iterations
@@ -478,14 +479,6 @@ def build(seed: int, *factories: Any) -> list[nn.Module]:
 def seeded(seed: int, number: int) -> torch.Generator:
     """A random generator that is a pure function of (seed, number)."""
     return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
-
-
-def computes_in_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster there: without instructions of its own it is much slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in known)
 
 
 def grid_png(images: torch.Tensor, columns: int = 8) -> bytes:

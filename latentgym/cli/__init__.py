@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import tyro
 
-from gan_backbones import BackboneError
-from gan_backbones.datasets import DatasetError
 from latentgym.cli.agent_benchmarks import benchmark_ablation, benchmark_agents
 from latentgym.cli.backbones import benchmark_backbone, train_backbone
 from latentgym.cli.choices import benchmark_choices

@@ -11,7 +11,7 @@ import gymnasium as gym
 from agents import DQN, EvaluationResult, evaluate, hyperparameters
 from agents.search import MyopicGradientPolicy, RandomPolicy, adam_ascent
 from latentgym.cli.edits import ENV
-from latentgym.cli.tasks import DEFAULT_TARGET, Target, parse_target, seeds_of
+from latentgym.cli.tasks import DEFAULT_TARGET, Target, parse_target, seeds_of, training_options
 
 # Each row changes the demo's task in this alone. The last is the task of the work this grew from.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -96,7 +96,7 @@ def _compare(
     _, test_seed = seeds_of(seed)
     budget = settings.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
     known = hyperparameters.settings("dqn", ENV)
-    training = gym.make_vec(ENV, num_envs=known.num_envs, bf16=True, **settings)
+    training = gym.make_vec(ENV, num_envs=known.num_envs, **training_options(ENV, settings))
     agent = DQN(training, seed=seed, **known.hyperparameters)
     agent.learn(timesteps, progress_bar=True)
     policies = {

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gan_backbones.devices import computes_in_bf16
 from gan_backbones.gan_training import GANConfig, GANTrainer
 from gan_backbones.networks import Discriminator, Generator
-from gan_backbones.training_loop import computes_in_bf16
 
 
 def benchmark_gan_training(

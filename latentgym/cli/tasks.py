@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
+import torch
 import tyro
+
+from gan_backbones.devices import computes_in_bf16
 
 # Streams of seeds that never meet: training, choosing the best network, and the final test.
 SELECTION_SEED, TEST_SEED = 1_000_000, 2_000_000
@@ -70,4 +73,5 @@ def task_options(env_id: str, target: tuple[str, ...], env_args: tuple[str, ...]
 
 def training_options(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
     """The same for learning, where speed counts more than the last digit of a score."""
-    return {"bf16": True, **options} if is_edit(env_id) else options
+    bf16 = computes_in_bf16(torch.device("cpu"))
+    return {"bf16": bf16, **options} if is_edit(env_id) else options
