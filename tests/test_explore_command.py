@@ -105,7 +105,7 @@ def test_the_seed_decides(tmp_path):
         (["--far", "nan"], "far is nan; it must be a finite number above 0"),
         (["--backbone", "none"], "unknown backbone 'none'; known: "),
         (["--label", "hair=bun"], "the generator is a Generator; only a ConditionalGenerator"),
-        (["--label", "hair"], "target is 'hair'; expected ATTRIBUTE=VARIANT"),
+        (["--label", "hair"], "label is 'hair'; expected ATTRIBUTE=VARIANT"),
         (["--data", "/nowhere"], "/nowhere: no such folder; allowed: a folder, or one of mnist:"),
     ],
 )

@@ -30,8 +30,8 @@ from gan_backbones.exploring import (
 )
 from gan_backbones.metrics import batched
 from gan_backbones.networks import ConditionalGenerator
-from latentgym.cli.edits import parse_target
 from latentgym.cli.pictures import save_gif, save_rows
+from latentgym.cli.tasks import parse_target
 from latentgym.rendering import tile
 
 COLUMNS = 9
@@ -87,7 +87,7 @@ def explore(
         raise ValueError(f"far is {far}; it must be a finite number above 0")
     loaded = load(backbone)
     conditional = isinstance(loaded.generator, ConditionalGenerator)
-    wanted = parse_target(label)
+    wanted = parse_target(label, "label")
     seen = loaded.condition({**first_label(loaded), **wanted}) if conditional or wanted else loaded
     # Two for each row: pairs need both, the other pictures take the first of them.
     latents = draw_latents(2 * rows, loaded.latent_dim, seed)

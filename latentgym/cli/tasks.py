@@ -27,12 +27,12 @@ def seeds_of(seed: int) -> tuple[int, int]:
     return SELECTION_SEED + 1000 * seed, TEST_SEED + 1000 * seed
 
 
-def parse_target(target: tuple[str, ...]) -> dict[str, str]:
+def parse_target(target: tuple[str, ...], argument: str = "target") -> dict[str, str]:
     """``("hairColor=a55728",)`` to ``{"hairColor": "a55728"}``."""
     pairs = [item.partition("=") for item in target]
     for item, (name, equals, variant) in zip(target, pairs, strict=True):
         if not (name and equals and variant):
-            raise ValueError(f"target is {item!r}; expected ATTRIBUTE=VARIANT")
+            raise ValueError(f"{argument} is {item!r}; expected ATTRIBUTE=VARIANT")
     return {name: variant for name, _, variant in pairs}
 
 
