@@ -109,11 +109,12 @@ class ReplayBuffer:
             for key, (shape, dtype) in layout.items()
         }
         # Start and end (places of observations) and action; return and discount.
-        self._links = torch.empty(3, capacity, dtype=torch.int64, device=self.device)
-        self._numbers = torch.empty(2, capacity, device=self.device)
+        self._links = torch.empty(capacity, 3, dtype=torch.int64, device=self.device)
+        self._numbers = torch.empty(capacity, 2, device=self.device)
         self._oldest_needed = np.empty(capacity, dtype=np.int64)  # the first observation in use
-        self._rings = {key: _writable(o) for key, o in self._observations.items()}
-        self._link_ring, self._number_ring = _writable(self._links.T), _writable(self._numbers.T)
+        # On the CPU all goes through NumPy, which has a fraction of torch's overhead.
+        self._rings = {key: _quick(o) for key, o in self._observations.items()}
+        self._link_ring, self._number_ring = _quick(self._links), _quick(self._numbers)
         self._tree = None if alpha is None else SumTree(capacity)
         self._highest_priority = 1.0
         self._stored = 0  # observations, ever; they are numbered, and place = number % places
@@ -192,20 +193,19 @@ class ReplayBuffer:
             weights = (self._size * probabilities) ** -beta
             weights = torch.from_numpy((weights / weights.max()).astype(np.float32))
             weights = weights.to(self.device)
-        there = rows.to(self.device)
-        links = self._links.index_select(1, there).view(-1)
-        places, actions = links.split([2 * batch_size, batch_size])
-        rewards, discounts = self._numbers.index_select(1, there).unbind()
+        there = _quick(rows.to(self.device))
+        links, numbers = _gather(self._link_ring, there), _gather(self._number_ring, there)
+        places = links[:, :2].T.reshape(-1)
         before, after = {}, {}
-        for key, stored in self._observations.items():
-            # Both observations of all transitions in one gather.
-            before[key], after[key] = stored.index_select(0, places).split(batch_size)
+        for key, ring in self._rings.items():
+            both = _tensor(_gather(ring, places))  # both observations of all transitions at once
+            before[key], after[key] = both[:batch_size], both[batch_size:]
         return Batch(
             observations=join(before),
             next_observations=join(after),
-            actions=actions,
-            rewards=rewards,
-            discounts=discounts,
+            actions=_tensor(links[:, 2]),
+            rewards=_tensor(numbers[:, 0]),
+            discounts=_tensor(numbers[:, 1]),
             weights=weights,
             rows=rows,
         )
@@ -226,7 +226,7 @@ class ReplayBuffer:
         places, size = min(self._stored, self._places), min(self.added, self.capacity)
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
         state["observations"] = {key: o[:places] for key, o in self._observations.items()}
-        state["links"], state["numbers"] = self._links[:, :size], self._numbers[:, :size]
+        state["links"], state["numbers"] = self._links[:size], self._numbers[:size]
         state["oldest_needed"] = self._oldest_needed[:size]
         state["current"] = self._current
         state["unfinished"] = None if self._unfinished is None else vars(self._unfinished)
@@ -240,7 +240,7 @@ class ReplayBuffer:
         for key, observations in state["observations"].items():
             self._observations[key][: len(observations)] = observations
         size = len(state["oldest_needed"])
-        self._links[:, :size], self._numbers[:, :size] = state["links"], state["numbers"]
+        self._links[:size], self._numbers[:size] = state["links"], state["numbers"]
         self._oldest_needed[:size] = state["oldest_needed"]
         self._current[...] = state["current"]
         if self._unfinished is not None:
@@ -315,9 +315,19 @@ def _split(column: Observation | None, size: int) -> Iterable[Any]:
 _COUNTERS = ("added", "_size", "_stored", "_highest_priority")
 
 
-def _writable(ring: torch.Tensor) -> np.ndarray | torch.Tensor:
-    """What to write a ring through: on the CPU NumPy, which has a tenth of torch's overhead."""
-    return ring.numpy() if ring.device.type == "cpu" else ring
+def _quick(tensor: torch.Tensor) -> np.ndarray | torch.Tensor:
+    """The same memory as a NumPy array where NumPy can reach it."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+
+
+def _gather(
+    ring: np.ndarray | torch.Tensor, rows: np.ndarray | torch.Tensor
+) -> np.ndarray | torch.Tensor:
+    return ring.take(rows, axis=0) if isinstance(ring, np.ndarray) else ring.index_select(0, rows)
 
 
 def _write(ring: np.ndarray | torch.Tensor, first: int, values: np.ndarray | torch.Tensor) -> None:

@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 import time
 
 import gymnasium as gym
@@ -704,6 +705,23 @@ def test_updates_against_torch(norm, dueling, net_arch, weighted):
         optimiser.step()
         agent._update(batch)
         torch.testing.assert_close(weights(agent), weights(twin))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # what torch says of itself
+def test_a_compiled_gradient_is_the_same():
+    options = {"prioritized_replay": True, "dueling": True}
+    agents = [
+        small(net_arch=(16, 16), compile=compiled, **options).learn(60)
+        for compiled in (False, True)
+    ]
+    assert agents[0].num_timesteps == agents[1].num_timesteps
+    torch.testing.assert_close(weights(agents[0]), weights(agents[1]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*([*agent.losses][-1] for agent in agents), rtol=1e-3, atol=1e-5)
+
+
+def test_noise_cannot_be_compiled():
+    assert said(small, noisy=True, compile=True) == "compile is True; it must be False with noisy"
 
 
 def test_a_buffer_smaller_than_one_step():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tyro
 
 from latentgym.cli.agent_benchmarks import benchmark_ablation, benchmark_agents
+from latentgym.cli.agent_speed import benchmark_agent_speed
 from latentgym.cli.backbones import benchmark_backbone, train_backbone
 from latentgym.cli.choices import benchmark_choices
 from latentgym.cli.edits import demo
@@ -28,6 +29,7 @@ COMMANDS = {
 }
 BENCHMARKS = {
     "ablation": benchmark_ablation,
+    "agent-speed": benchmark_agent_speed,
     "agents": benchmark_agents,
     "backbone": benchmark_backbone,
     "choices": benchmark_choices,

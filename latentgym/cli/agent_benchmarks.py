@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -24,6 +23,7 @@ from agents.evaluation import bootstrap_interval
 from agents.hyperparameters import Settings, settings
 from agents.training import check_kind, make_agent, make_env, make_training_env, train
 from gan_backbones.files import write_atomically
+from latentgym.cli.racing import machine
 from latentgym.cli.tasks import Pairs, Target, parse_pairs, seeds_of, task_options, training_options
 
 EVERY = 2000  # steps between evaluations
@@ -246,8 +246,7 @@ def _write(out: Path, runs: list[Run], row: Callable[[list[Run]], dict[str, str]
     ]
     lines += [f"| {label} | {' | '.join(cells.values())} |" for label, cells in rows.items()]
     table = "\n".join(lines)
-    machine = f"{os.cpu_count()} cores, torch {torch.__version__}"
-    report = {"machine": machine, "summary": rows, "runs": runs}
+    report = {"machine": machine(), "summary": rows, "runs": runs}
     write_atomically(out, (json.dumps(report) + "\n").encode())
     write_atomically(out.with_suffix(".md"), (table + "\n").encode())
     return table

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +14,14 @@ from torch import nn
 from gan_backbones.devices import computes_in_bf16
 from gan_backbones.gan_training import GANConfig, GANTrainer
 from gan_backbones.networks import Discriminator, Generator
+from latentgym.cli.racing import machine, race
 
 
 def benchmark_gan_training(
     features: int = 32,
     batch_size: int = 64,
     image_size: int = 64,
-    rounds: int = 5,
+    seconds: float = 20.0,
     iterations: int = 5,
     threads: int = 2,
     bf16: bool = True,
@@ -41,7 +38,7 @@ def benchmark_gan_training(
         features: width of both networks.
         batch_size: images per update.
         image_size: side of the images.
-        rounds: how often the contenders take turns; medians are reported.
+        seconds: how long each contender is timed, in turns with the others.
         iterations: updates per turn.
         threads: of torch.
         bf16: let our trainer use bfloat16 where the processor computes in it.
@@ -67,10 +64,11 @@ def benchmark_gan_training(
             "trainer, same objective": _trainer_step(GANTrainer(same, images)),
             "trainer, shipped recipe": _trainer_step(GANTrainer(GANConfig(**shared), images)),
         }
-        speeds = _race(contenders, rounds, iterations, batch_size)
+        times = race(contenders, seconds, iterations)
+    speeds = {name: batch_size / spent for name, spent in times.items()}
     plain = speeds["plain fp32 loop"]
     report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "machine": machine(),
         "threads": threads,
         "bf16": bf16 and computes_in_bf16(torch.device("cpu")),
         "features": features,
@@ -125,19 +123,3 @@ def _trainer_step(trainer: GANTrainer) -> Callable[[], None]:
         trainer.iteration += 1
 
     return iterate
-
-
-def _race(
-    contenders: dict[str, Callable[[], None]], rounds: int, iterations: int, batch_size: int
-) -> dict[str, float]:
-    """Images per second, the median over rounds in which all take turns: so noise meets all."""
-    for iterate in contenders.values():
-        iterate()
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, iterate in contenders.items():
-            began = time.perf_counter()
-            for _ in range(iterations):
-                iterate()
-            speeds[name].append(iterations * batch_size / (time.perf_counter() - began))
-    return {name: statistics.median(found) for name, found in speeds.items()}

@@ -5,16 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
-import os
 import resource
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from torch import nn
@@ -23,6 +20,7 @@ from tqdm import tqdm
 import gan_backbones
 import latentgym  # noqa: F401  (registers the environments)
 from gan_backbones import Backbone
+from latentgym.cli.racing import machine, print_table, race
 from latentgym.core import EditCore
 from latentgym.task import EditTask
 
@@ -60,7 +58,7 @@ def benchmark_throughput(
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
     loaded = gan_backbones.load(backbone)
-    report: dict[str, Any] = {"machine": _machine(), "backbone": backbone, "seed": seed}
+    report: dict[str, Any] = {"machine": machine(), "backbone": backbone, "seed": seed}
     parts: dict[str, Callable[[], Report]] = {
         f"networks, batch {BATCH}": partial(compare_networks, loaded, BATCH, seconds, seed),
         "networks, batch 1": partial(compare_networks, loaded, 1, seconds, seed),
@@ -77,7 +75,7 @@ def benchmark_throughput(
             progress.set_postfix_str(name)
             report[name] = measure()
             out.write_text(json.dumps(report, indent=1) + "\n")
-            _print_table(name, report[name])
+            print_table(name, report[name])
     print(f"figures: {out}")
 
 
@@ -97,7 +95,7 @@ def compare_networks(backbone: Backbone, batch: int, seconds: float, seed: int) 
         "plain": _without_gradients(_forward, plain, latents),
         **{name: _without_gradients(core.forward, latents) for name, core in cores.items()},
     }
-    times = _race(contenders, seconds)
+    times = race(contenders, seconds)
     return {
         name: {"ms": 1e3 * spent, "times as fast as plain": times["plain"] / spent}
         for name, spent in times.items()
@@ -153,7 +151,7 @@ def compare_environments(backbone: str, count: int, seconds: float, seed: int) -
         "bare, prepared": _without_gradients(core.forward, latents),
         ENV: _stepper(env, seed),
     }
-    times = _race(contenders, seconds, EPISODE)
+    times = race(contenders, seconds, EPISODE)
     return {
         name: {
             "steps/s": count / spent,
@@ -181,7 +179,7 @@ def compare_peers(backbone: str, threads: int, seconds: float, seed: int) -> Rep
         torch.set_num_threads(threads)
         env = make()
         env.reset(seed=seed)
-        (spent,) = _race({name: _stepper(env, seed)}, seconds, EPISODE).values()
+        (spent,) = race({name: _stepper(env, seed)}, seconds, EPISODE).values()
         env.close()
         report[name] = {"steps/s": BATCH / spent}
     best = max(report["SyncVectorEnv"]["steps/s"], report["AsyncVectorEnv"]["steps/s"])
@@ -216,7 +214,7 @@ def measure_device(backbone: str, seconds: float, seed: int) -> Report:
         latents = _latents(env.backbone, count, seed).cuda()
         chunks = latents.split(256)
         actions = torch.zeros(count, dtype=torch.int64, device="cuda")
-        times = _race(
+        times = race(
             {
                 "bare": _awaited(_without_gradients(_each, core.forward, chunks)),
                 ENV: _awaited(partial(env.step, actions)),
@@ -229,24 +227,6 @@ def measure_device(backbone: str, seconds: float, seed: int) -> Report:
 
 
 # How it is measured -------------------------------------------------------------------------------
-
-
-def _race(
-    contenders: dict[str, Callable[[], Any]], seconds: float, calls: int = 1
-) -> dict[str, float]:
-    """Seconds per call: the median over rounds of ``calls``, taking turns, so noise meets all."""
-    for call in contenders.values():
-        call()
-        call()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    end = time.perf_counter() + seconds * len(contenders)
-    while time.perf_counter() < end:
-        for name, call in contenders.items():
-            began = time.perf_counter()
-            for _ in range(calls):
-                call()
-            times[name].append((time.perf_counter() - began) / calls)
-    return {name: float(np.median(spent)) for name, spent in times.items()}
 
 
 def _stepper(env: gym.vector.VectorEnv, seed: int) -> Callable[[], Any]:
@@ -324,17 +304,3 @@ def _stepping(backbone: str, count: int, seed: int) -> Callable[[], Any]:
     env = gym.make_vec(f"latentgym:{ENV}", num_envs=count, backbone=backbone)
     env.reset(seed=seed)
     return _stepper(env, seed)
-
-
-def _machine() -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores, {device}, torch {torch.__version__}"
-
-
-def _print_table(name: str, rows: Report) -> None:
-    columns = list(next(iter(rows.values())))
-    columns += [key for row in rows.values() for key in row if key not in columns]
-    tqdm.write(f"\n| {name} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
-    for label, row in rows.items():
-        cells = [f"{row[key]:.4g}" if key in row else "" for key in columns]
-        tqdm.write(f"| {label} | {' | '.join(cells)} |")

@@ -1,0 +1,51 @@
+"""Timing contenders against each other in one run, since machines are noisy."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+
+def race(
+    contenders: dict[str, Callable[[], Any]], seconds: float, calls: int = 1
+) -> dict[str, float]:
+    """Seconds per call: the median over rounds of ``calls``, taking turns, so noise meets all.
+
+    Args:
+        contenders: functions by name; each is first called twice.
+        seconds: how long the rounds of each go on, about; there is at least one.
+        calls: how often each is called in a round.
+    """
+    for call in contenders.values():
+        call()
+        call()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    end = time.perf_counter() + seconds * len(contenders)
+    while time.perf_counter() < end or not any(times.values()):
+        for name, call in contenders.items():
+            began = time.perf_counter()
+            for _ in range(calls):
+                call()
+            times[name].append((time.perf_counter() - began) / calls)
+    return {name: float(np.median(spent)) for name, spent in times.items()}
+
+
+def print_table(name: str, rows: dict[str, dict[str, float]]) -> None:
+    """One row a contender, in markdown, past a progress bar."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    tqdm.write(f"\n| {name} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    for label, row in rows.items():
+        cells = [f"{row[key]:.4g}" if key in row else "" for key in columns]
+        tqdm.write(f"| {label} | {' | '.join(cells)} |")
+
+
+def machine() -> str:
+    """What the figures were measured on, in words."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} cores, {device}, torch {torch.__version__}"
