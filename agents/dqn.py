@@ -33,8 +33,8 @@ from agents.networks import QNetwork, as_one_vector
 from agents.observations import boxes, shapes, split
 from agents.replay import Batch, ReplayBuffer
 from agents.schedules import linear
-from agents.spaces_json import space_from_json, space_to_json
-from agents.states import get_env_state, load_weights, pack, set_env_state, unpack
+from agents.spaces_json import space_from_json
+from agents.states import describe, get_env_state, load_weights, pack, set_env_state, unpack
 from gan_backbones.files import read_safetensors, write_atomically
 
 FORMAT = "latentgym-dqn-3"
@@ -436,13 +436,8 @@ class DQN:
             self._observations = None
 
     def _description(self, file_format: str) -> dict[str, str]:
-        return {
-            "format": file_format,
-            # NumPy's numbers are not JSON.
-            "hyperparameters": json.dumps(self.hyperparameters, default=lambda n: n.item()),
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-        }
+        spaces_of = self.observation_space, self.action_space
+        return describe(file_format, self.hyperparameters, *spaces_of)
 
     @classmethod
     def _described(cls, path: str | Path, metadata: Mapping[str, str], device: str) -> DQN:

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from agents.checks import check_hyperparameters
 from agents.environments import as_vector_env, autoreset_mode, check_rewards
 from agents.schedules import linear
-from agents.spaces_json import space_from_json, space_to_json
-from agents.states import load_weights
+from agents.spaces_json import space_from_json
+from agents.states import describe, load_weights
 from gan_backbones.files import read_safetensors, write_atomically
 
 FORMAT = "latentgym-reinforce-1"
@@ -252,14 +252,9 @@ class Reinforce:
 
     def save(self, path: str | Path) -> None:
         """Write networks and hyper-parameters to one safetensors file, atomically."""
-        metadata = {
-            "format": FORMAT,
-            # NumPy's numbers are not JSON.
-            "hyperparameters": json.dumps(self.hyperparameters, default=lambda n: n.item()),
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-            "num_timesteps": str(self.num_timesteps),
-        }
+        spaces_of = self.observation_space, self.action_space
+        metadata = describe(FORMAT, self.hyperparameters, *spaces_of)
+        metadata["num_timesteps"] = str(self.num_timesteps)
         tensors = {k: v.cpu().contiguous() for k, v in self._networks.state_dict().items()}
         write_atomically(path, save(tensors, metadata))
 

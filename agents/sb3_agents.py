@@ -26,8 +26,8 @@ from tqdm import tqdm
 from agents.checks import check_names
 from agents.observations import is_image
 from agents.sb3 import SB3VecEnv
-from agents.spaces_json import space_from_json, space_to_json
-from agents.states import load_weights
+from agents.spaces_json import space_from_json
+from agents.states import describe, load_weights
 from gan_backbones.files import read_safetensors, write_atomically
 
 FORMAT = "latentgym-sb3-1"
@@ -151,14 +151,9 @@ class SB3Agent:
         Not the optimiser nor the replay buffer: ``agent.algorithm.save`` writes all there is, to a
         file that can run code when it is loaded.
         """
-        metadata = {
-            "format": FORMAT,
-            "kind": self.kind,
-            "hyperparameters": json.dumps(self.hyperparameters, default=lambda n: n.item()),
-            "observation_space": space_to_json(self.algorithm.observation_space),
-            "action_space": space_to_json(self.algorithm.action_space),
-            "num_timesteps": str(self.num_timesteps),
-        }
+        spaces_of = self.algorithm.observation_space, self.algorithm.action_space
+        metadata = describe(FORMAT, self.hyperparameters, *spaces_of)
+        metadata |= {"kind": self.kind, "num_timesteps": str(self.num_timesteps)}
         tensors = {k: v.cpu().clone() for k, v in self.algorithm.policy.state_dict().items()}
         write_atomically(path, save(tensors, metadata))
 

@@ -1,10 +1,11 @@
-"""States as files: nested dicts and lists of arrays and plain data, to JSON and tensors and back.
+"""What files of agents hold: descriptions, weights, and states, of nested dicts and lists.
 
 And the state of environments: what a learner that is resumed needs to go on where it was.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from torch import nn
+
+from agents.spaces_json import space_to_json
 
 KINDS = {torch.Tensor: "tensor", np.ndarray: "array", np.generic: "number"}
 
@@ -115,6 +119,22 @@ def _unwrapped(env: gym.Env) -> tuple[list[TimeLimit], gym.Env | None]:
         env = env.env
     known = not isinstance(env, gym.Wrapper) and hasattr(env, "get_state")
     return limits, env if known else None
+
+
+def describe(
+    file_format: str,
+    hyperparameters: Mapping[str, Any],
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+) -> dict[str, str]:
+    """What the file of an agent says of it, besides its weights."""
+    return {
+        "format": file_format,
+        # NumPy's numbers are not JSON.
+        "hyperparameters": json.dumps(hyperparameters, default=lambda number: number.item()),
+        "observation_space": space_to_json(observation_space),
+        "action_space": space_to_json(action_space),
+    }
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: str | Path) -> None:
