@@ -66,7 +66,7 @@ class GANConfig(TrainingConfig):
         flipped: share of the images that get the wrong label.
         reward_punishment: play the semi-cooperative game (see
             :mod:`gan_backbones.reward_punishment`) as ``"S1"``, ``"S2"`` or ``"S3"``; with
-            objective ``"bce"`` only.
+            objective ``"bce"`` or ``"minimax"`` only.
         discriminator_steps: discriminator updates per generator update, each on fresh images.
         learning_rate: of both Adam optimisers; decays to a tenth along a cosine.
         discriminator_learning_rate: of the discriminator's, if it differs.
@@ -123,6 +123,10 @@ class GANConfig(TrainingConfig):
         if self.ema_half_life < 0:
             raise ValueError(f"ema_half_life is {self.ema_half_life}; it must be 0 or more")
         check_policies(self.augment)
+        if self.reward_punishment not in (None, *PRESETS):
+            raise ValueError(
+                f"reward_punishment is {self.reward_punishment!r}; allowed: {', '.join(PRESETS)}"
+            )
         check_objective(
             self.objective,
             norm=self.norm,
@@ -130,18 +134,8 @@ class GANConfig(TrainingConfig):
             penalty_weight=self.penalty,
             real_target=self.real_target,
             flipped=self.flipped,
+            semi_cooperative=self.reward_punishment is not None,
         )
-
-        if self.reward_punishment is not None:
-            if self.reward_punishment not in PRESETS:
-                raise ValueError(
-                    f"reward_punishment is {self.reward_punishment!r}; "
-                    f"allowed: {', '.join(PRESETS)}"
-                )
-            if self.objective != "bce":
-                raise ValueError(
-                    f"objective is {self.objective!r}; with reward_punishment it must be 'bce'"
-                )
 
     def networks(self, channels: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         """A generator and a discriminator with fresh weights."""

@@ -582,7 +582,7 @@ def test_every_setting_trains_and_resumes(tmp_path, name):
         (dict(architecture="residual", norm="spectral"), "norm is 'spectral'; the residual"),
         (dict(augment=("flip",)), "policy 'flip' is unknown; allowed: color, translation, cutout"),
         (dict(reward_punishment="S4", objective="bce"), "'S4'; allowed: S1, S2, S3"),
-        (dict(reward_punishment="S1"), "with reward_punishment it must be 'bce'"),
+        (dict(reward_punishment="S1"), "allowed in the semi-cooperative game: bce, minimax"),
         (dict(discriminator_steps=0), "discriminator_steps is 0; it must be 1 or more"),
         (dict(batch_size=0), "batch_size is 0; it must be 1 or more"),
         (dict(ema_half_life=-1), "ema_half_life is -1; it must be 0 or more"),
