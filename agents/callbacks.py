@@ -68,7 +68,7 @@ class KeepBest:
         result = evaluate(agent, self.env, self.episodes, self.seed)
         means = {name: result.mean(name) for name in result.values}
         self.history.append({"timesteps": agent.num_timesteps, **means})
-        if self._best is None or means[self.metric] > self._best["value"]:
+        if self._best is None or means[self.metric] >= self._best["value"]:
             parameters = copy.deepcopy(agent.get_parameters())
             self._best = {"value": means[self.metric], "parameters": parameters}
             if self.path is not None:

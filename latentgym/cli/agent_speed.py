@@ -33,7 +33,7 @@ EVEN = dict(
     exploration_final_eps=0.05, exploration_fraction=0.0,
 )  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
-    "RL-Zoo's for CartPole": {**known_good("dqn", ENV), **EVEN},
+    "RL-Zoo's for CartPole": {**known_good("sb3-dqn", ENV), **EVEN},
     "Stable-Baselines3's defaults": dict(
         learning_rate=1e-4, batch_size=32, gamma=0.99, train_freq=4, gradient_steps=1,
         target_update_interval=10_000, net_arch=[64, 64], **EVEN,
