@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class KeepBest:
-    """Evaluates now and then and remembers the best network.
+    """Evaluates now and then and remembers the best network; of equally good ones, the latest.
 
     Deep Q-learning can get worse after it was good; keep the best by evaluation on other starts
     than those it is judged on later.
