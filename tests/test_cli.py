@@ -4,7 +4,7 @@ import imageio.v3 as iio
 import pytest
 
 from gan_backbones import load
-from latentgym.cli import BENCHMARKS, COMMANDS, main
+from latentgym.cli import BENCHMARKS, COMMANDS, edits, main, training
 
 PICTURES = ("edits.png", "edit.gif", "learning_curve.png")
 
@@ -19,7 +19,9 @@ def test_every_command_explains_itself(command, capsys):
     assert f"latentgym {command}" in text
 
 
-def test_train_writes_agent_figures_and_pictures(tmp_path, capsys):
+def test_train_writes_agent_figures_and_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(edits, "TEST_EPISODES", 24)
+    monkeypatch.setattr(training, "SELECTION_EPISODES", 4)
     main(["train", "--target", "glasses=round", "--timesteps", "1280", "--out", str(tmp_path)])
     text = capsys.readouterr().out
     for name in (*PICTURES, "summary.json", "agent.safetensors"):
