@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class KeepBest:
-    """Evaluates now and then and remembers the best network; of equally good ones, the latest.
+    """Evaluates now and then and remembers the best network.
 
     Deep Q-learning can get worse after it was good; keep the best by evaluation on other starts
     than those it is judged on later.
@@ -68,7 +68,7 @@ class KeepBest:
         result = evaluate(agent, self.env, self.episodes, self.seed)
         means = {name: result.mean(name) for name in result.values}
         self.history.append({"timesteps": agent.num_timesteps, **means})
-        if self._best is None or means[self.metric] >= self._best["value"]:
+        if self._best is None or means[self.metric] > self._best["value"]:
             parameters = copy.deepcopy(agent.get_parameters())
             self._best = {"value": means[self.metric], "parameters": parameters}
             if self.path is not None:
