@@ -38,6 +38,19 @@ def trained():
     return vae.eval().requires_grad_(False)
 
 
+def test_at_first_the_label_counts_as_much_as_the_latent():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = ConditionalVAE(10, 32, 8, 1, SIDE).decoder.layers[0].requires_grad_(False)
+        latents = torch.randn(200, 32)
+    of_latents = torch.cat([latents, torch.zeros(200, 10)], dim=1)
+    of_labels = torch.cat([torch.zeros(10, 32), torch.eye(10)], dim=1)
+    by_latents, by_labels = (
+        first(inputs[:, :, None, None]).square().mean() for inputs in (of_latents, of_labels)
+    )
+    assert 0.5 < by_labels / by_latents < 2
+
+
 def test_it_reconstructs_unseen_images(trained):
     images, labels = bars(64, seed=1)
     outputs, mean, log_variance = trained(images, labels)

@@ -17,7 +17,8 @@ def test_the_wheel_holds_the_packages_the_backbone_and_the_licences(tmp_path):
     for package in tops:
         sources = {str(p.relative_to(ROOT)) for p in (ROOT / package).rglob("*.py")}
         assert sources <= set(names)
-    assert "gan_backbones/weights/cartoon-faces.safetensors" in names
+    for backbone in ("cartoon-faces", "mnist"):
+        assert f"gan_backbones/weights/{backbone}.safetensors" in names
     for licence in ("LICENSE", "NOTICE"):
         assert any(name.endswith(f"dist-info/licenses/{licence}") for name in names)
     assert wheel.stat().st_size < 16e6

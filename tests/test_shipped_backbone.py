@@ -7,6 +7,7 @@ import torch
 
 import gan_backbones
 import latentgym  # noqa: F401  (registers the environments)
+from gan_backbones.checks import check_backbone
 from gan_backbones.classifier_training import predict_attributes
 from gan_backbones.metrics import batched
 
@@ -52,6 +53,32 @@ def test_its_networks_work_together_on_generated_images():
         assert len(column.unique()) == size  # no variant is missing
     realism = torch.sigmoid(batched(backbone.discriminator, images))
     assert 0.05 < realism.quantile(0.25) < realism.quantile(0.75) < 0.95  # not pinned to an end
+
+
+def test_the_digits_are_small_measured_and_edited():
+    assert (FILE.parent / "mnist.safetensors").stat().st_size <= 8e6
+    assert "mnist" in gan_backbones.list_backbones()
+    backbone = gan_backbones.load("mnist")
+    check_backbone(backbone)
+    assert backbone.schema.variants == {"digit": tuple("0123456789")}
+    card = backbone.card
+    assert card["command"].startswith("latentgym train-backbone --data mnist:")
+    figures = card["held_out"]
+    assert figures["images"] == 10_000
+    for name, bar in {
+        "classifier_accuracy": 0.985,
+        "judge_accuracy": 0.985,
+        "agreement": 0.85,
+        "precision": 0.8,
+        "recall": 0.85,
+    }.items():
+        assert figures[name] >= bar
+    assert figures["lowest_share"]["ratio"] >= 0.5
+
+    env = gym.make("LatentEdit-v0", backbone="mnist", target={"digit": "7"})
+    env.reset(seed=0)
+    _, reward, *_ = env.step(0)
+    assert np.isfinite(reward)
 
 
 def test_the_default_environment_works_at_once():

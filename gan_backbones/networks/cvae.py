@@ -54,6 +54,10 @@ class ConditionalGenerator(nn.Module):
         self.layers = generator_layers(
             latent_dim + outputs, features, channels, image_size, "transposed"
         )
+        # A label's single 1 would drown among the latent's numbers. While it does, the recognition
+        # network learns to put what is in the image into the latent, and it stays there.
+        with torch.no_grad():
+            self.layers[0].weight[latent_dim:].mul_(latent_dim**0.5)
         self.register_buffer("label", torch.zeros(outputs))
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:

@@ -13,6 +13,7 @@ from latentgym.cli.backbones import benchmark_backbone, train_backbone
 from latentgym.cli.choices import benchmark_choices
 from latentgym.cli.edits import demo
 from latentgym.cli.explore import explore
+from latentgym.cli.gan_ablation import benchmark_gan_ablation
 from latentgym.cli.gan_speed import benchmark_gan_training
 from latentgym.cli.play import play
 from latentgym.cli.throughput import benchmark_throughput
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "agents": benchmark_agents,
     "backbone": benchmark_backbone,
     "choices": benchmark_choices,
+    "gan-ablation": benchmark_gan_ablation,
     "gan-training": benchmark_gan_training,
     "throughput": benchmark_throughput,
 }

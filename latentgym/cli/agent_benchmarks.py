@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +12,13 @@ import torch
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorEpisodeStatistics
-from tqdm import tqdm
 
 import latentgym  # noqa: F401  (registers the environments)
 from agents import EvaluationResult, KeepBest, evaluate
 from agents.evaluation import bootstrap_interval
 from agents.hyperparameters import Settings, settings
 from agents.training import check_kind, make_agent, make_env, make_training_env, train
-from gan_backbones.files import write_atomically
-from latentgym.cli.racing import machine
+from latentgym.cli.repeated_runs import Job, Row, Run, repeat_runs
 from latentgym.cli.tasks import Pairs, Target, parse_pairs, seeds_of, task_options, training_options
 
 EVERY = 2000  # steps between evaluations
@@ -46,9 +41,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"+ {name}": {**PLAIN, **part} for name, part in PARTS.items()},
     "all": {name: value for part in PARTS.values() for name, value in part.items()},
 }
-
-Job = dict[str, Any]
-Run = dict[str, Any]
 
 
 def benchmark_agents(
@@ -180,76 +172,15 @@ def run_job(job: Job) -> Run:
     }
 
 
-def _benchmark(
-    jobs: Sequence[Job], workers: int, out: Path, row: Callable[[list[Run]], dict[str, str]]
-) -> None:
+def _benchmark(jobs: Sequence[Job], workers: int, out: Path, row: Row) -> None:
     """Run what ``out`` does not hold yet, writing after each; print and write the table."""
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; it must be at least 1")
     if not jobs:
         raise ValueError("there is nothing to run: seeds and agents must be at least one")
     for job in jobs[: len({job["label"] for job in jobs})]:  # errors now, not in a worker
         make_agent(job["agent"], _training_env(job), job["seed"], **job["hyperparameters"])
-    runs = _known_runs(jobs, out)
-    missing = [job for job in jobs if (job["label"], job["seed"]) not in runs]
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="run") as bar:
-        for run in _run_all(missing, workers):
-            job = run["job"]
-            runs[job["label"], job["seed"]] = run
-            _write(out, list(runs.values()), row)
-            bar.set_postfix_str(f"{job['label']}, seed {job['seed']}: {run['last']['return']:.1f}")
-            bar.update()
-    print(_write(out, list(runs.values()), row))
-    print(f"figures: {out}")
-
-
-def _run_all(jobs: Sequence[Job], workers: int) -> Iterator[Run]:
-    if not jobs:
-        return
-    # Spawned: processes forked from here would inherit torch's threads in an undefined state.
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(run_job, job) for job in jobs]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _known_runs(jobs: Sequence[Job], out: Path) -> dict[tuple[str, int], Run]:
-    """The runs that an interrupted benchmark left, by label and seed."""
-    if not out.exists():
-        return {}
-    try:
-        runs = json.loads(out.read_text())["runs"]
-        found = {(run["job"]["label"], run["job"]["seed"]): run for run in runs}
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{out}: not the figures of a benchmark of agents") from None
-    for job in json.loads(json.dumps(jobs)):  # as the file has it: lists for tuples
-        run = found.get((job["label"], job["seed"]))
-        if run is not None and run["job"] != job:
-            other = [name for name in job if run["job"].get(name) != job[name]]
-            raise ValueError(
-                f"{out}: holds a run of {job['label']} with seed {job['seed']}, but with other "
-                f"{' and '.join(other)}; choose another out"
-            )
-    return found
-
-
-def _write(out: Path, runs: list[Run], row: Callable[[list[Run]], dict[str, str]]) -> str:
-    """Figures and table into their files; the table."""
-    labels = dict.fromkeys(run["job"]["label"] for run in runs)
-    rows = {label: row([run for run in runs if run["job"]["label"] == label]) for label in labels}
-    columns = list(next(iter(rows.values())))
-    lines = [
-        f"| {runs[0]['job']['env']} | {' | '.join(columns)} |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    lines += [f"| {label} | {' | '.join(cells.values())} |" for label, cells in rows.items()]
-    table = "\n".join(lines)
-    report = {"machine": machine(), "summary": rows, "runs": runs}
-    write_atomically(out, (json.dumps(report) + "\n").encode())
-    write_atomically(out.with_suffix(".md"), (table + "\n").encode())
-    return table
+    repeat_runs(
+        jobs, run_job, workers, out, jobs[0]["env"], row, lambda run: f"{run['last']['return']:.1f}"
+    )
 
 
 def _training_env(job: Job) -> gym.Env | VectorEnv:
