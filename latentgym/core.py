@@ -6,6 +6,7 @@ The single environment is this core with one row, the vector environment with n 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,11 @@ from latentgym.scores import (
     weighted_mean,
 )
 from latentgym.task import WEIGHTS, EditTask
+
+# A forked worker, of an AsyncVectorEnv say, has none of the threads that its parent's torch made, and
+# would wait for them for ever. One thread each is also what workers side by side are fastest with.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 Rows = slice | torch.Tensor
 """Which rows: `EVERY`, which costs nothing to index with, or int64 indices."""

@@ -7,6 +7,8 @@ import multiprocessing
 import pickle
 import random
 import re
+import subprocess
+import sys
 import warnings
 
 import cloudpickle
@@ -193,6 +195,21 @@ def test_make_vec_in_every_mode(env_id, arguments):
         expected = expected or results
         assert_alike(results, expected)
         env.close()
+
+
+def test_forked_workers_can_compute(tiny_file):
+    # Threads do not survive a fork: without precautions the product in the worker never returns.
+    script = """
+import multiprocessing, sys, torch
+import gymnasium as gym
+import latentgym
+torch.set_num_threads(2)
+product = torch.ones(500, 500) @ torch.ones(500, 500)
+gym.make("LatentEdit-v0", backbone=sys.argv[1])
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    assert pool.apply(torch.matmul, (torch.ones(500, 500), torch.ones(500, 500))).equal(product)
+"""
+    subprocess.run([sys.executable, "-c", script, tiny_file], check=True, timeout=90)
 
 
 @every_id
