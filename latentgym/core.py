@@ -28,8 +28,8 @@ from latentgym.scores import (
 )
 from latentgym.task import WEIGHTS, EditTask
 
-# A forked worker, of an AsyncVectorEnv say, has none of the threads that its parent's torch made, and
-# would wait for them for ever. One thread each is also what workers side by side are fastest with.
+# A forked worker, of an AsyncVectorEnv say, has none of the threads that its parent's torch made
+# and would wait for them for ever. One each is also what workers side by side are fastest with.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 

@@ -4,7 +4,11 @@ from backbones import tiny_backbone
 
 from gan_backbones.datasets import render_cartoon_faces
 
-torch.set_num_threads(1)  # small tensors: more threads only cost time
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors: more threads only cost time; some commands set another number."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

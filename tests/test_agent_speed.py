@@ -1,7 +1,6 @@
 import json
 
 import pytest
-import torch
 
 from latentgym.cli import agent_speed, main
 
@@ -12,12 +11,8 @@ def test_both_learn_and_replay(tmp_path, monkeypatch, capsys):
     for settings in agent_speed.SETTINGS.values():
         monkeypatch.setitem(settings, "learning_starts", 16)
         monkeypatch.setitem(settings, "buffer_size", 1000)
-    threads = torch.get_num_threads()
     out = tmp_path / "figures" / "speed.json"
-    try:
-        main(["benchmark", "agent-speed", "--no-compile", "--seconds", "0", "--out", str(out)])
-    finally:
-        torch.set_num_threads(threads)
+    main(["benchmark", "agent-speed", "--no-compile", "--seconds", "0", "--out", str(out)])
     report = json.loads(out.read_text())
     parts = [part for part in report if isinstance(report[part], dict)]
     assert len(parts) == 6

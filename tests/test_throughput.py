@@ -2,7 +2,6 @@ import json
 import shutil
 
 import pytest
-import torch
 
 from latentgym.cli import main, throughput
 
@@ -12,13 +11,9 @@ from latentgym.cli import main, throughput
 def test_throughput_measures_all_parts(tiny_file, tmp_path, monkeypatch, capsys):
     for name, value in {"BATCH": 3, "LARGE": 16, "STATES": 500}.items():
         monkeypatch.setattr(throughput, name, value)
-    threads = torch.get_num_threads()
     out = tmp_path / "figures" / "throughput.json"
     command = ["benchmark", "throughput", "--backbone", tiny_file, "--out", str(out)]
-    try:
-        main([*command, "--seconds", "0.05", "--steps", "100"])
-    finally:
-        torch.set_num_threads(threads)
+    main([*command, "--seconds", "0.05", "--steps", "100"])
     report = json.loads(out.read_text())
     assert str(out) in capsys.readouterr().out
     parts = [part for part in report if isinstance(report[part], dict)]

@@ -27,11 +27,6 @@ SMALL = {
 CONTINUOUS = ("sb3-ddpg", "sb3-sac", "sb3-td3")
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    torch.set_num_threads(1)
-
-
 def env_id(kind):
     return "Pendulum-v1" if kind in CONTINUOUS else "CartPole-v1"
 
