@@ -91,7 +91,8 @@ class ImageFeatures(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if not self.channels_first:
             images = images.permute(0, 3, 1, 2)
-        return self.layers(images.float() / 255).flatten(1)
+        # Centred: the grey of where nothing happens is nothing.
+        return self.layers(images.float() / 255 - 0.5).flatten(1)
 
 
 class QNetwork(nn.Module):
