@@ -37,12 +37,12 @@ def test_channels_first_and_last_are_the_same():
     torch.testing.assert_close(first(pixels.permute(0, 3, 1, 2)), last(pixels))
 
 
-def test_pixels_are_scaled():
+def test_pixels_are_scaled_and_centred():
     network = QNetwork(image(16, 16, 1), 4, ())
     seen = []
     network.features[0].layers.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     network(torch.full((1, 16, 16, 1), 51, dtype=torch.uint8))
-    torch.testing.assert_close(seen[0], torch.full((1, 1, 16, 16), 0.2))
+    torch.testing.assert_close(seen[0], torch.full((1, 1, 16, 16), -0.3))
 
 
 def test_images_that_are_too_small():
