@@ -59,8 +59,8 @@ class NoisyLinear(nn.Linear):
 class ImageFeatures(nn.Module):
     """Convolutions over uint8 images: ``[N, H, W, C]`` or ``[N, C, H, W]`` to ``[N, size]``.
 
-    The layers of Mnih et al. 2015, padded so that images from 8 pixels on have features. Channels
-    come first if that axis is the shortest.
+    Pixels are scaled to -0.5 to 0.5. The layers of Mnih et al. 2015, padded so that images from 8
+    pixels on have features. Channels come first if that axis is the shortest.
 
     Args:
         shape: of one image.
