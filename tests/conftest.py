@@ -1,3 +1,9 @@
+import os
+
+# One thread per process, in those that tests start, too: tensors are small, and pytest itself runs
+# one process per core.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from backbones import tiny_backbone
@@ -7,7 +13,7 @@ from gan_backbones.datasets import render_cartoon_faces
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Small tensors: more threads only cost time; some commands set another number."""
+    """Some commands set another number."""
     torch.set_num_threads(1)
 
 

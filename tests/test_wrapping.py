@@ -328,7 +328,9 @@ def test_modules_stay_as_they_are(generator):
 
 
 @pytest.mark.parametrize(
-    "norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm], ids=str
+    "norm",
+    [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm],
+    ids=["hook", "parametrization"],
 )
 def test_a_discriminator_in_the_midst_of_training(generator, norm):
     discriminator = seeded(
