@@ -27,7 +27,7 @@ def trained():
     images, labels = bars(512, seed=0)
     optimiser = torch.optim.Adam(vae.parameters(), 3e-3)
     rng = torch.Generator().manual_seed(0)
-    for _ in range(200):
+    for _ in range(400):
         chosen = torch.randint(0, len(images), (64,), generator=rng)
         outputs, mean, log_variance = vae(images[chosen], labels[chosen], rng)
         reconstruction = gaussian_reconstruction(images[chosen], outputs, 0.3)
