@@ -211,17 +211,8 @@ class Window:
         if self.closed:
             return
         pygame = load_pygame()
-        size = (frame.shape[1], frame.shape[0])
-        if not pygame.display.get_init():
-            pygame.display.init()
-            self._window = None
-        if self._window is None:
-            self._window = pygame.Window(self._title, size)
-            _OPEN.add(self)
-            pygame.register_quit(_forget_windows)
-        elif self._window.size != size:
-            self._window.size = size
-        pygame.surfarray.blit_array(self._window.get_surface(), frame.swapaxes(0, 1))
+        surface = self._surface((frame.shape[1], frame.shape[0]))
+        pygame.surfarray.blit_array(surface, frame.swapaxes(0, 1))
         self._window.flip()
         pygame.event.pump()  # without it the desktop takes the window for frozen
         _close_on_request()
@@ -236,6 +227,22 @@ class Window:
         if self._window is not None:
             self._window.destroy()
             self._window = None
+
+    def _surface(self, size: tuple[int, int]) -> pygame.Surface:
+        """What the window shows; it is opened if there is none, or if others have closed it."""
+        pygame = load_pygame()
+        if self._window is not None and pygame.display.get_init():
+            try:
+                if self._window.size != size:
+                    self._window.size = size
+                return self._window.get_surface()
+            except pygame.error:
+                pass  # pygame's display was quit and initialized again
+        pygame.display.init()
+        self._window = pygame.Window(self._title, size)
+        _OPEN.add(self)
+        pygame.register_quit(_forget_windows)
+        return self._window.get_surface()
 
     def __reduce__(self):
         return Window, (self._title, self._fps)  # a copy opens a window of its own
@@ -254,11 +261,12 @@ def _close_on_request() -> None:
     """Close the windows whose close button was pressed, or all when the program is to quit."""
     pygame = load_pygame()
     for event in pygame.event.get((pygame.QUIT, pygame.WINDOWCLOSE)):
-        asked = [w for w in _OPEN if event.type == pygame.QUIT or w._window is event.window]
+        everyone = event.type == pygame.QUIT
+        asked = [w for w in _OPEN if everyone or (w._window and w._window is event.window)]
         for window in asked:
             window.close()
         if not asked:
-            pygame.event.post(event)  # of somebody else's window
+            pygame.event.post(event)  # of a window that somebody else opened
 
 
 class PygameNotInstalled(DependencyNotInstalled, ModuleNotFoundError):

@@ -47,7 +47,9 @@ class RowsVectorEnv(PlainSpec, VectorEnv):
         if seed is None and self._rngs is not None:
             return
         seeds = read_seeds(seed, self.num_envs)
-        new = [self._rngs is None or (m and s is not None) for m, s in zip(mask, seeds, strict=True)]
+        new = [
+            self._rngs is None or (m and s is not None) for m, s in zip(mask, seeds, strict=True)
+        ]
         seeded = [seeding.np_random(s) if n else None for n, s in zip(new, seeds, strict=True)]
         self._rngs = [s[0] if s else self._rngs[row] for row, s in enumerate(seeded)]
         self._seeds = [s[1] if s else self._seeds[row] for row, s in enumerate(seeded)]
