@@ -439,7 +439,7 @@ def test_autoreset_mode_is_each_instances_own(make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_envs": 0}, "num_envs is 0; it must be at least 1"),
+        ({"num_envs": 0}, "num_envs is 0; it must be an integer of at least 1"),
         ({"render_mode": "human"}, "render_mode is 'human'; allowed: None, 'rgb_array'"),
         ({"autoreset_mode": "never"}, "'never' is not a valid AutoresetMode"),
         ({"delta": -1}, "delta is -1; it must be a finite number above 0"),
