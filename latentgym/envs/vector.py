@@ -279,7 +279,7 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
                 spread[key] = self._spread(value, mask, rows)
             else:
                 value = self._in_full(value, rows)
-                spread[key] = value if self.tensors else value.cpu().numpy()
+                spread[key] = value if self.tensors else _as_numpy(value)
             spread[f"_{key}"] = self._flags(mask)
         return spread
 
@@ -349,3 +349,9 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
         if self.tensors and isinstance(mask, torch.Tensor):
             options = {"reset_mask": mask.cpu().numpy()}
         return vectorising.read_mask(options, self.num_envs, self._begun)
+
+
+def _as_numpy(info: torch.Tensor) -> np.ndarray:
+    """An info as `SyncVectorEnv` has it: single environments give numbers as Python's floats."""
+    array = info.cpu().numpy()
+    return array.astype(np.float64) if info.ndim == 1 and info.is_floating_point() else array
