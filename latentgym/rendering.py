@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import threading
+import weakref
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from gymnasium.error import DependencyNotInstalled
+
+from latentgym.fonts import font_for
 
 if TYPE_CHECKING:
     import pygame
+
+    from latentgym.core import EditCore
 
 Colour = tuple[int, int, int]
 
@@ -39,8 +47,11 @@ CHANGED: Colour = (208, 104, 4)
 
 TEXT, HEADING = 18, 22  # font sizes
 SUPERSAMPLING = 3
+BUNDLED_SCALE = 0.6875  # pygame draws its bundled font smaller than the size it is given
 BAR_HEIGHT, SWATCH_WIDTH = 10, 18
 HEX_COLOUR = re.compile(r"[0-9a-fA-F]{6}")
+
+_LOCK = threading.RLock()  # pygame's lazy imports and its fonts are not safe for threads
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,41 @@ class EditView:
     step: int
     max_steps: int | None
     episode_return: float
+
+
+def view_edit(core: EditCore, row: int, step: int, episode_return: float) -> EditView:
+    """What a frame shows of one row of a core.
+
+    Args:
+        core: of any number of edits.
+        row: which edit.
+        step: steps taken in it.
+        episode_return: its rewards so far, summed.
+    """
+    schema = core.schema
+    probabilities = core.attributes[row].exp().cpu().numpy()
+    start_probabilities = core.start_attributes[row].exp().cpu().numpy()
+    target = schema.decode(core.wanted[row].cpu().numpy())
+    columns = {a: schema.slices[a].start + schema.index(a, v) for a, v in target.items()}
+    images = core.images(torch.stack([core.start_latents[row], core.latents[row]]))
+    return EditView(
+        start=images[0],
+        current=images[1],
+        target=target,
+        attributes={
+            name: (variants[int(p.argmax())], float(p.max()))
+            for name, variants in schema.variants.items()
+            for p in [probabilities[schema.slices[name]]]
+        },
+        target_probabilities={a: float(probabilities[c]) for a, c in columns.items()},
+        start_target_probabilities={a: float(start_probabilities[c]) for a, c in columns.items()},
+        start_attributes=schema.decode(core.start_seen[row].cpu().numpy()),
+        realism=float(torch.sigmoid(core.realism[row])),
+        start_realism=float(torch.sigmoid(core.start_realism[row])),
+        step=step,
+        max_steps=None,  # gym.make tells nobody but its wrapper
+        episode_return=episode_return,
+    )
 
 
 def draw_frame(view: EditView) -> np.ndarray:
@@ -142,7 +188,10 @@ def tile(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 class Window:
     """A window that shows frames as they come, at most ``fps`` of them a second.
 
-    It opens with the first frame. Key events stay in pygame's queue for whoever reads them.
+    It opens with the first frame. Each has a window of its own beside those of other environments
+    and of ``pygame.display``, and leaves them alone: pygame's display is never quit. Where others
+    quit pygame, which takes all windows with it, it opens again with the next frame. Key events
+    stay in pygame's queue for whoever reads them.
 
     Args:
         title: in the window's title bar.
@@ -155,47 +204,93 @@ class Window:
         self._title = title
         self._fps = fps
         self._clock: pygame.time.Clock | None = None
-        self._opened_display = False
+        self._window: pygame.Window | None = None
 
     def show(self, frame: np.ndarray) -> None:
         """Show ``frame``, uint8 ``[H, W, 3]``; does nothing once the window is closed."""
         if self.closed:
             return
         pygame = load_pygame()
-        size = (frame.shape[1], frame.shape[0])
-        # Asked anew each time: another environment's close() may have quit the display.
-        if not pygame.display.get_init():
-            pygame.display.init()
-            self._opened_display = True
-        screen = pygame.display.get_surface()
-        if screen is None or screen.get_size() != size:
-            screen = pygame.display.set_mode(size)
-            pygame.display.set_caption(self._title)
-        pygame.surfarray.blit_array(screen, frame.swapaxes(0, 1))
-        pygame.display.flip()
+        surface = self._surface((frame.shape[1], frame.shape[0]))
+        pygame.surfarray.blit_array(surface, frame.swapaxes(0, 1))
+        self._window.flip()
         pygame.event.pump()  # without it the desktop takes the window for frozen
-        if pygame.event.get(pygame.QUIT):
-            self.close()
-            return
-        self._clock = self._clock or pygame.time.Clock()
-        self._clock.tick(self._fps)
+        _close_on_request()
+        if not self.closed:
+            self._clock = self._clock or pygame.time.Clock()
+            self._clock.tick(self._fps)
 
     def close(self) -> None:
-        """Close the window, and quit pygame's display if this window opened it."""
+        """Close the window."""
         self.closed = True
-        if self._opened_display:
-            self._opened_display = False
-            load_pygame().display.quit()
+        _OPEN.discard(self)
+        if self._window is not None:
+            self._window.destroy()
+            self._window = None
+
+    def _surface(self, size: tuple[int, int]) -> pygame.Surface:
+        """What the window shows; it is opened if there is none, or if others have closed it."""
+        pygame = load_pygame()
+        if self._window is not None and pygame.display.get_init():
+            try:
+                if self._window.size != size:
+                    self._window.size = size
+                return self._window.get_surface()
+            except pygame.error:
+                pass  # pygame's display was quit and initialized again
+        pygame.display.init()
+        self._window = pygame.Window(self._title, size)
+        _OPEN.add(self)
+        pygame.register_quit(_forget_windows)
+        return self._window.get_surface()
+
+    def __reduce__(self):
+        return Window, (self._title, self._fps)  # a copy opens a window of its own
+
+
+_OPEN: weakref.WeakSet[Window] = weakref.WeakSet()
+
+
+def _forget_windows() -> None:
+    """Let go of the windows that ``pygame.quit`` has closed."""
+    for window in list(_OPEN):
+        window._window = None
+
+
+def _close_on_request() -> None:
+    """Close the windows whose close button was pressed, or all when the program is to quit."""
+    pygame = load_pygame()
+    for event in pygame.event.get((pygame.QUIT, pygame.WINDOWCLOSE)):
+        everyone = event.type == pygame.QUIT
+        asked = [w for w in _OPEN if everyone or (w._window and w._window is event.window)]
+        for window in asked:
+            window.close()
+        if not asked:
+            pygame.event.post(event)  # of a window that somebody else opened
+
+
+class PygameNotInstalled(DependencyNotInstalled, ModuleNotFoundError):
+    """Pygame-ce cannot be imported."""
 
 
 def load_pygame() -> ModuleType:
-    """Pygame, imported only where something is drawn, so that training does without it."""
-    try:
-        import pygame
-    except ImportError as error:
-        raise DependencyNotInstalled(
-            "pygame is not installed; run `pip install pygame-ce`"
-        ) from error
+    """Pygame, imported only where something is drawn, so that training does without it.
+
+    Raises:
+        PygameNotInstalled: pygame-ce is missing or broken, or hidden by another pygame.
+    """
+    with _LOCK:
+        try:
+            import pygame
+            import pygame.gfxdraw
+
+            # Imported at the first use, which fails where several threads use it at once.
+            _ = pygame.surfarray.make_surface, pygame.Window
+        except (ImportError, OSError, AttributeError, NotImplementedError) as error:
+            message = "pygame-ce cannot be imported"
+            if not isinstance(error, ModuleNotFoundError):
+                message += f" ({' '.join(str(error).split())})"
+            raise PygameNotInstalled(f"{message}; run `pip install pygame-ce`") from error
     return pygame
 
 
@@ -299,7 +394,8 @@ def write(
     right: bool = False,
 ) -> pygame.Rect:
     """Write from ``x`` on, or up to it if ``right``, vertically centred on ``y``."""
-    drawn = _text(text, size, colour, width)
+    with _LOCK:
+        drawn = _text(text, size, colour, width)
     place = drawn.get_rect(midright=(x, y)) if right else drawn.get_rect(midleft=(x, y))
     return surface.blit(drawn, place)
 
@@ -309,7 +405,7 @@ def write(
 def _text(text: str, size: int, colour: Colour, width: int) -> pygame.Surface:
     """``text`` drawn, cut with an ellipsis where it is wider than ``width`` pixels."""
     # Drawn large and shrunk: at its own size the font's letters sit on whole pixels, unevenly.
-    font = _font(size * SUPERSAMPLING)
+    font, text = _font_for(text, size * SUPERSAMPLING)
     cut = text
     while text and font.size(cut)[0] > width * SUPERSAMPLING:
         text = text[:-1]
@@ -319,22 +415,34 @@ def _text(text: str, size: int, colour: Colour, width: int) -> pygame.Surface:
     return load_pygame().transform.smoothscale(large, shrunk)
 
 
-def _font(size: int) -> pygame.font.Font:
+def _font_for(text: str, size: int) -> tuple[pygame.font.Font, str]:
+    """A font for ``text``, and the text with codes for the characters that no font can draw."""
+    pygame = load_pygame()
+    if text.isascii():
+        return _font(None, size), text
+    bundled = os.path.join(os.path.dirname(pygame.__file__), pygame.font.get_default_font())
+    file, text = font_for(text, bundled)
+    if file == bundled:
+        return _font(None, size), text
+    return _font(file, round(BUNDLED_SCALE * size)), text
+
+
+def _font(file: str | None, size: int) -> pygame.font.Font:
     pygame = load_pygame()
     pygame.font.init()
     try:
-        font = _load_font(size)
+        font = _load_font(file, size)
         font.size("")
     except pygame.error:
         # Fonts die when another environment's close() calls pygame.quit().
         _load_font.cache_clear()
-        font = _load_font(size)
+        font = _load_font(file, size)
     return font
 
 
 @lru_cache
-def _load_font(size: int) -> pygame.font.Font:
-    return load_pygame().font.Font(None, size)  # the bundled font: the same everywhere
+def _load_font(file: str | None, size: int) -> pygame.font.Font:
+    return load_pygame().font.Font(file, size)  # None: the bundled font, the same everywhere
 
 
 def signed(value: float) -> str:

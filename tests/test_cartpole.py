@@ -1,5 +1,6 @@
 import copy
 import functools
+import inspect
 import itertools
 import json
 import pickle
@@ -9,10 +10,12 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import cartpole as classic
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics as RecordOne
+from gymnasium.wrappers import RescaleObservation
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,18 +81,16 @@ def test_check_env_without_a_warning(monkeypatch, options):
     monkeypatch.setitem(CartPoleEnv.metadata, "render_fps", 1000)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # The velocities are unbounded, as in Gymnasium's own.
+        warnings.filterwarnings("ignore", ".*observation space m..imum value is -?infinity")
         check_env(gym.make(IDS[0], **options).unwrapped)
 
 
-def test_classic_reward_is_gymnasiums_cartpole():
-    env, other = gym.make(IDS[0]), gym.make("CartPole-v1")
-    most = np.finfo(np.float32).max  # check_env warns of infinite bounds
-    np.testing.assert_array_equal(
-        env.observation_space.low, other.observation_space.low.clip(-most)
-    )
-    np.testing.assert_array_equal(
-        env.observation_space.high, other.observation_space.high.clip(max=most)
-    )
+@pytest.mark.filterwarnings("ignore:.*already returned terminated")
+@pytest.mark.parametrize("options", [{}, {"sutton_barto_reward": True}], ids=str)
+def test_classic_reward_is_gymnasiums_cartpole(options):
+    env, other = gym.make(IDS[0], **options), gym.make("CartPole-v1", **options)
+    assert env.observation_space == other.observation_space
     assert env.action_space == other.action_space
     assert env.spec.max_episode_steps == other.spec.max_episode_steps
     assert env.spec.reward_threshold == other.spec.reward_threshold
@@ -103,7 +104,43 @@ def test_classic_reward_is_gymnasiums_cartpole():
             assert [type(x) for x in one[:4]] == [np.ndarray, float, bool, bool]
             if one[2]:
                 break
+        np.testing.assert_equal(env.step(1)[1], other.step(1)[1])
         np.testing.assert_equal(env.reset(), other.reset())
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_arguments_are_gymnasiums(vector):
+    """Its parameters are ours, in the same order, with the same defaults."""
+    ours, theirs = (
+        (CartPoleVectorEnv, classic.CartPoleVectorEnv)
+        if vector
+        else (CartPoleEnv, classic.CartPoleEnv)
+    )
+    expected = list(inspect.signature(theirs).parameters.items())
+    found = list(inspect.signature(ours).parameters.items())[: len(expected)]
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    for (name, one), (_, other) in zip(found, expected, strict=True):
+        if name != "max_episode_steps":  # no limit, as in all vector environments of this package
+            assert one.default == other.default
+
+
+def test_rescaling_treats_it_as_gymnasiums_cartpole():
+    low, high = np.float32([-1, -np.inf, -1, -np.inf]), np.float32([1, np.inf, 1, np.inf])
+    env, other = (RescaleObservation(gym.make(i), low, high) for i in (IDS[0], "CartPole-v1"))
+    np.testing.assert_array_equal(env.reset(seed=0)[0], other.reset(seed=0)[0])
+    np.testing.assert_array_equal(env.step(1)[0], other.step(1)[0])
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_sutton_and_bartos_reward(id):
+    env = make_vec(id, 3, sutton_barto_reward=True, reward="classic", autoreset_mode="SameStep")
+    env.reset(seed=0)
+    for actions in sampled(60, 3):
+        _, rewards, terminated, _, infos = env.step(actions)
+        np.testing.assert_array_equal(rewards, np.where(terminated, -1.0, 0.0))
+        assert not np.signbit(rewards[~terminated]).any()
+        for row in np.flatnonzero(terminated):
+            assert infos["final_info"]["rewards"]["alive"][row] == -1.0
 
 
 def test_step_limit_is_reached_by_who_balances():
@@ -209,6 +246,13 @@ def test_invalid_action(id, action):
             ({"gamma": value}, f"gamma is {value!r}; it must be a number from 0 to 1")
             for value in (1.1, -0.1, float("nan"), None)
         ),
+        *(
+            (
+                {"sutton_barto_reward": value},
+                f"sutton_barto_reward is {value!r}; allowed: True, False",
+            )
+            for value in ("False", None, 1)
+        ),
     ],
     ids=str,
 )
@@ -222,10 +266,10 @@ def test_bad_arguments(id, options, message):
 def test_bad_render_modes_and_unknown_arguments():
     message = "render_mode is 'ansi'; allowed: None, 'human', 'rgb_array'"
     with pytest.raises(ValueError, match=f"^{message}$"):
-        CartPoleEnv("ansi")
+        CartPoleEnv(render_mode="ansi")
     for maker in (CartPoleEnv, CartPoleVectorEnv):
-        with pytest.raises(TypeError, match="unexpected keyword argument 'sutton_barto_reward'"):
-            maker(sutton_barto_reward=True)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'sutton_barto'"):
+            maker(sutton_barto=True)
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -448,15 +492,33 @@ def test_bad_reset_masks(mask, error):
         env.reset(options={"reset_mask": mask})
 
 
-@pytest.mark.parametrize("options", [[1], {"low": 1, "high": 0}, {"low": "a"}], ids=str)
-def test_a_refused_reset_changes_nothing(options):
-    env, untouched = make_vec(), make_vec()
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([1], "options is [1]; expected a dict"),
+        ({"low": 1, "high": 0}, "options['low'] is 1.0; it must not be above options['high'], 0.0"),
+        ({"low": 0.1}, "options['low'] is 0.1; it must not be above options['high'], 0.05"),
+        *(
+            ({"high": bound}, f"options['high'] is {bound!r}; expected a finite number")
+            for bound in ("a", None, float("nan"), float("inf"))
+        ),
+        ({"lo": 0}, "options has the key 'lo'; allowed: low, high"),
+        ({"latent": 0}, "options has the key 'latent'; allowed: low, high"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("id", IDS)
+def test_a_refused_reset_changes_nothing(id, vector, options, message):
+    env, untouched = (make_vec(id) if vector else make(id) for _ in range(2))
     for each in (env, untouched):
         each.reset(seed=0)
-    with pytest.raises(ValueError, match=r"options is \[1\]; expected a dict|Lower bound|option"):
+    message += ", reset_mask" if vector and "allowed" in message else ""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         env.reset(seed=5, options=options)
-    for actions in sampled(40, 4):
-        np.testing.assert_equal(env.step(actions), untouched.step(actions))
+    for action in sampled(4, 4 if vector else None):
+        np.testing.assert_equal(env.step(action), untouched.step(action))
+    np.testing.assert_equal(env.reset(), untouched.reset())
 
 
 def test_the_first_reset_is_of_all_rows():
@@ -605,7 +667,7 @@ def test_autoreset_mode_is_each_instances_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_envs": 0}, "num_envs is 0; it must be at least 1"),
+        ({"num_envs": 0}, "num_envs is 0; it must be an integer of at least 1"),
         ({"render_mode": "human"}, "render_mode is 'human'; allowed: None, 'rgb_array'"),
         ({"autoreset_mode": "never"}, "'never' is not a valid AutoresetMode"),
         (
@@ -758,10 +820,17 @@ def test_pictures_are_gymnasiums(id):
     vector.reset(seed=0)
     for _ in range(3):
         np.testing.assert_array_equal(env.render(), other.render())
-        tiles = vector.render()
-        assert tiles.shape == (802, 1202, 3) and tiles.dtype == np.uint8
-        np.testing.assert_array_equal(tiles[:400, 602:], other.render())
+        pictures = vector.render()
+        assert isinstance(pictures, tuple) and len(pictures) == 3
+        np.testing.assert_array_equal(pictures[1], other.render())
+        grid = vector.unwrapped.render_grid()
+        assert grid.shape == (802, 1202, 3) and grid.dtype == np.uint8
+        np.testing.assert_array_equal(grid[:400, 602:], other.render())
         env.step(1), other.step(1), vector.step([1, 1, 1])
+    for each in (env, other, vector):
+        each.unwrapped.length = 0.8  # a longer pole
+    np.testing.assert_array_equal(env.render(), other.render())
+    np.testing.assert_array_equal(vector.render()[1], other.render())
     assert make_vec(id).render() is None
     with pytest.raises(gym.error.ResetNeeded, match=r"^call reset before render$"):
         make_vec(id, render_mode="rgb_array").render()

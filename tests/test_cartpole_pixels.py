@@ -54,9 +54,9 @@ def test_same_episodes_as_seen_by_their_states(reward):
 
 
 def test_pictures_are_gymnasiums_reduced():
-    rng, camera = np.random.default_rng(0), Camera()
+    rng, camera, env = np.random.default_rng(0), Camera(), CartPoleEnv()
     for state in rng.uniform([-2.5, -1, -0.25, -1], [2.5, 1, 0.25, 1], (20, 4)):
-        np.testing.assert_array_equal(camera.picture(state), grey_picture(state))
+        np.testing.assert_array_equal(camera.picture(env, state), grey_picture(state))
 
 
 def test_all_that_moves_is_in_the_strip():

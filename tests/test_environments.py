@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import cloudpickle
 import gymnasium as gym
@@ -18,7 +20,8 @@ import pytest
 import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import HumanRendering, RecordVideo
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import latentgym
@@ -108,6 +111,8 @@ def test_there_are_environments():
 def test_check_env_of_the_defaults_without_a_warning(env_id, display):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # CartPole's velocities are unbounded, as Gymnasium's own are.
+        warnings.filterwarnings("ignore", ".*observation space m..imum value is -?infinity")
         check_env(gym.make(env_id).unwrapped)
 
 
@@ -220,6 +225,199 @@ def test_vector_environment_has_its_autoreset_mode(env_id, arguments):
         env = gym.make_vec(env_id, 2, **arguments(env_id), autoreset_mode=mode)
         assert env.autoreset_mode is env.metadata["autoreset_mode"] is mode
         assert env.spec.id == env_id and env.num_envs == 2
+
+
+# Vector environments are as SyncVectorEnv is -----------------------------------------------------
+
+
+def vector_pair(env_id, mode, arguments, num_envs=3, **options):
+    """Our vector environment, and Gymnasium's of the single ones."""
+    options = {"max_episode_steps": 4, **arguments(env_id), **options}
+    ours = gym.make_vec(env_id, num_envs=num_envs, autoreset_mode=mode, **options)
+    one = functools.partial(gym.make, env_id, disable_env_checker=True, **options)
+    return ours, SyncVectorEnv([one] * num_envs, autoreset_mode=mode)
+
+
+def play_both(ours, theirs, steps=9):
+    """What both return, call by call."""
+    ours.action_space.seed(0)
+    yield ours.reset(seed=42), theirs.reset(seed=42)
+    for _ in range(steps):
+        actions = ours.action_space.sample()
+        returned = ours.step(actions), theirs.step(actions)
+        yield returned
+        ended = returned[0][2] | returned[0][3]
+        if ours.autoreset_mode == AutoresetMode.DISABLED and ended.any():
+            masks = [{"reset_mask": ended.copy()} for _ in range(2)]
+            yield ours.reset(options=masks[0]), theirs.reset(options=masks[1])
+
+
+def assert_same_form(infos, expected):
+    """The same keys, kinds of values and masks."""
+    # Single environments ask the judge at every step, as any may be the last.
+    ended_only = {"is_success", "kept", "drift"}
+    for key in expected.keys() - infos.keys():
+        assert key.removeprefix("_") in ended_only, key
+    for key, value in infos.items():
+        other = expected[key]
+        assert type(value) is type(other), key
+        if isinstance(value, dict):
+            assert_same_form(value, other)
+            continue
+        assert (value.dtype, value.shape) == (other.dtype, other.shape), key
+        if key.startswith("_") and key[1:] not in ended_only:
+            np.testing.assert_array_equal(value, other, key)
+        elif value.dtype == object:
+            assert_alike(*([v for v in each if v is not None] for each in (value, other)))
+
+
+@every_id
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_infos_have_the_form_of_sync_vector_env(env_id, mode, arguments):
+    ours, theirs = vector_pair(env_id, mode, arguments)
+    for returned, expected in play_both(ours, theirs):
+        assert_same_form(returned[-1], expected[-1])
+
+
+@every_id
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_each_row_renders_as_its_single_environment(env_id, mode, arguments):
+    ours, theirs = vector_pair(env_id, mode, arguments, render_mode="rgb_array")
+    silent, _ = vector_pair(env_id, mode, arguments)
+    silent.reset(seed=42)
+    for number, _ in enumerate(play_both(ours, theirs, 6)):
+        frames, expected = ours.render(), theirs.render()
+        assert isinstance(frames, tuple) and len(frames) == 3
+        for frame, other in zip(frames, expected, strict=True):
+            assert frame.dtype == np.uint8
+            np.testing.assert_array_equal(frame, other, f"call {number}")
+    assert ours.unwrapped.render_grid().ndim == silent.unwrapped.render_grid().ndim == 3
+    assert silent.render() is None
+    ours.close()
+    for frame, other in zip(ours.render(), frames, strict=True):
+        np.testing.assert_array_equal(frame, other)  # closing theirs or ours takes no font away
+
+
+@every_id
+def test_gymnasiums_vector_video_and_window(env_id, arguments, display, tmp_path, monkeypatch):
+    # What the wrappers import besides pygame: to scale pictures, and to write the video.
+    scale = SimpleNamespace(resize=lambda picture, size: picture[: size[1], : size[0]])
+    monkeypatch.setitem(sys.modules, "cv2", scale)
+    monkeypatch.setitem(sys.modules, "moviepy", ModuleType("moviepy"))
+    options = {"num_envs": 3, "render_mode": "rgb_array", **arguments(env_id)}
+    video = RecordVideo(gym.make_vec(env_id, **options), str(tmp_path / "video"))
+    inner = gym.make_vec(env_id, **options)
+    inner.unwrapped.metadata["render_fps"] = 1000
+    window = HumanRendering(inner)
+    for env in (video, window):
+        env.reset(seed=0)
+        env.step(np.zeros_like(env.action_space.sample()))
+    frames = video.recorded_frames
+    assert len(frames) == 2
+    height, width, _ = video.unwrapped.render()[0].shape
+    assert frames[1].shape in ((height, 3 * width, 3), (3 * height, width, 3))
+    for row, frame in enumerate(video.unwrapped.render()):
+        top, left = (row * height, 0) if frames[1].shape[1] == width else (0, row * width)
+        np.testing.assert_array_equal(frames[1][top : top + height, left : left + width], frame)
+    video.recorded_frames.clear()
+    for env in (video, window):
+        env.close()
+
+
+@every_id
+def test_each_rows_seed_and_generator_are_told(env_id, arguments):
+    ours, theirs = vector_pair(env_id, "NextStep", arguments)
+    assert len(set(ours.np_random_seed)) == 3  # drawn, and used by the first reset
+    generators = ours.np_random
+    ours.reset()
+    assert ours.np_random == generators
+    for env in (ours, theirs):
+        env.reset(seed=42)
+        assert env.np_random_seed == (42, 43, 44)
+        env.reset()
+        assert env.np_random_seed == (42, 43, 44)
+        env.reset(seed=[7, None, 9])
+        assert env.np_random_seed == (7, 43, 9)
+    for one, other in zip(ours.np_random, theirs.np_random, strict=True):
+        assert isinstance(one, np.random.Generator)
+        assert one.bit_generator.state == other.bit_generator.state
+    ours.set_state(ours.get_state())
+    assert ours.np_random_seed == (-1, -1, -1)  # as Gymnasium has it for generators of unknown seed
+    env = gym.make(env_id, **arguments(env_id))
+    env.reset(seed=42)
+    assert env.np_random_seed == 42
+
+
+BAD_SEEDS = {
+    -1: "Seed must be greater or equal to zero, actual value: -1",
+    1.5: "Seed must be a python integer, actual type: <class 'float'>",
+    "1": "Seed must be a python integer, actual type: <class 'str'>",
+}
+
+
+@every_id
+def test_wrong_seeds_are_one_line_and_change_nothing(env_id, arguments):
+    single = gym.make(env_id, **arguments(env_id))
+    vector = gym.make_vec(env_id, num_envs=2, **arguments(env_id))
+    for env in (single, vector):
+        env.reset(seed=5)
+    for seed, line in BAD_SEEDS.items():
+        with pytest.raises(gym.error.Error, match=f"^{re.escape(line)}$"):
+            single.reset(seed=seed)
+        with pytest.raises(gym.error.Error, match=f"^{re.escape(line)}$"):
+            vector.reset(seed=[3, seed])
+    for seed in (1.5, "12", {1, 2}, np.float64(1)):
+        with pytest.raises(
+            ValueError, match=r"^seed is [^\n]*; allowed: None, an integer, or a seq"
+        ):
+            vector.reset(seed=seed)
+    with pytest.raises(ValueError, match=r"^seed has 3 values; expected num_envs=2$"):
+        vector.reset(seed=[1, 2, 3])
+    assert vector.np_random_seed == (5, 6) and single.np_random_seed == 5
+    for env in (single, vector):
+        state = env.unwrapped.get_state()
+        env.reset(seed=5)
+        np.testing.assert_equal(env.unwrapped.get_state(), state)
+    vector.reset(seed=np.int64(7))
+    assert vector.np_random_seed == (7, 8)
+
+
+@every_id
+def test_unknown_options_are_refused_by_name(env_id, arguments):
+    single = gym.make(env_id, **arguments(env_id))
+    vector = gym.make_vec(env_id, num_envs=2, **arguments(env_id))
+    allowed = "latent, target" if issubclass(env_class(env_id), EditEnv) else "low, high"
+    for env, more in ((single, ""), (vector, ", reset_mask")):
+        for key in ("latnt", "mask", 3):
+            line = re.escape(f"options has the key {key!r}; allowed: {allowed}{more}")
+            with pytest.raises(ValueError, match=f"^{line}$"):
+                env.reset(seed=0, options={key: 1})
+    with pytest.raises(ValueError, match="options has the key 'reset_mask'"):
+        single.reset(options={"reset_mask": np.array([True])})
+
+
+@every_id
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_vector_spec_survives_json(env_id, mode, arguments):
+    options = {**arguments(env_id), "max_episode_steps": 5}
+    env = gym.make_vec(env_id, num_envs=2, autoreset_mode=mode, **options)
+    text = env.spec.to_json()
+    again = gym.make_vec(EnvSpec.from_json(text))
+    assert again.spec.to_json() == text
+    assert again.metadata["autoreset_mode"] is mode and again.num_envs == 2
+    np.testing.assert_equal(again.reset(seed=1), env.reset(seed=1))
+    actions = env.action_space.sample()
+    np.testing.assert_equal(again.step(actions), env.step(actions))
+
+
+def test_specs_hold_plain_data(tiny_file):
+    target = {"hair": np.str_("bun")}
+    options = dict(backbone=Path(tiny_file), target=target, delta=np.float32(0.5), device="cpu")
+    for env in (gym.make("LatentEdit-v0", **options), gym.make_vec("LatentEdit-v0", **options)):
+        spec = EnvSpec.from_json(env.spec.to_json())
+        assert spec.kwargs["backbone"] == str(tiny_file) and spec.kwargs["delta"] == 0.5
+        assert env.spec.kwargs["target"] == {"hair": "bun"}
+        assert env.spec.kwargs["target"] is not target
 
 
 @every_id

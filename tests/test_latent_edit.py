@@ -830,14 +830,14 @@ def test_closing_the_window_ends_the_showing_and_not_the_edit(make, monkeypatch)
     env, silent = make(render_mode="human"), make()
     for each in (env, silent):
         each.reset(seed=0)
-    assert pygame.display.get_init()
+    window = env.unwrapped._window
     pygame.event.post(pygame.event.Event(pygame.QUIT))
     for action in (1, 2):
         np.testing.assert_equal(env.step(action), silent.step(action))
-        assert not pygame.display.get_init()
+        assert window.closed
     assert env.render() is None
     env.reset(seed=1)
-    assert not pygame.display.get_init()
+    assert env.unwrapped._window is window and window.closed
     env.close()
 
 

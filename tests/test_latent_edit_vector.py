@@ -439,7 +439,7 @@ def test_autoreset_mode_is_each_instances_own(make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_envs": 0}, "num_envs is 0; it must be at least 1"),
+        ({"num_envs": 0}, "num_envs is 0; it must be an integer of at least 1"),
         ({"render_mode": "human"}, "render_mode is 'human'; allowed: None, 'rgb_array'"),
         ({"autoreset_mode": "never"}, "'never' is not a valid AutoresetMode"),
         ({"delta": -1}, "delta is -1; it must be a finite number above 0"),
@@ -454,15 +454,18 @@ def test_bad_arguments(make, options, message):
 
 
 @pytest.mark.parametrize("kind", ["", "Continuous", "Goal", "Pixels"])
-def test_render_tiles_the_current_images(kind, tiny_file):
+def test_the_grid_tiles_the_current_images(kind, tiny_file):
     options = dict(backbone=tiny_file, start="any", delta=1.0)
     env = gym.make_vec(f"LatentEdit{kind}-v0", 5, render_mode="rgb_array", **options)
     silent = gym.make_vec(f"LatentEdit{kind}-v0", 5, **options)
+    for method in ("render", "render_grid"):
+        with pytest.raises(gym.error.ResetNeeded, match=f"^call reset before {method}$"):
+            getattr(env, method)()
     for each in (env, silent):
         each.reset(seed=0)
         each.action_space.seed(0)
     evaluations = env.core.evaluations
-    picture = env.render()
+    picture = env.render_grid()
     assert picture.shape == (2 * 16 + 2, 3 * 16 + 2 * 2, 3) and picture.dtype == np.uint8
     for row, (top, left) in enumerate([(0, 0), (0, 18), (0, 36), (18, 0), (18, 18)]):
         with torch.no_grad():
@@ -471,6 +474,7 @@ def test_render_tiles_the_current_images(kind, tiny_file):
         np.testing.assert_allclose(shown, (image.permute(1, 2, 0) + 1) * 127.5, atol=0.51)
     env.step(env.action_space.sample())
     silent.step(silent.action_space.sample())
-    assert not np.array_equal(env.render(), picture)
+    assert not np.array_equal(env.render_grid(), picture)
+    env.render()
     assert env.core.evaluations == silent.core.evaluations == evaluations + 5
     assert (env.core.latents == silent.core.latents).all() and silent.render() is None

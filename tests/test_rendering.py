@@ -1,18 +1,24 @@
+import copy
 import dataclasses
+import itertools
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
+import pygame
 import pytest
 from frames import GREY, changed_box, count_colour, make_view
+from gymnasium.envs.classic_control import cartpole as classic
 from gymnasium.error import DependencyNotInstalled
+from gymnasium.wrappers import HumanRendering
 
 from latentgym import rendering
+from latentgym.envs.single import EditEnv
 from latentgym.rendering import Window, draw_frame, tile
-
-pygame = pytest.importorskip("pygame")
 
 
 @pytest.fixture
@@ -21,6 +27,11 @@ def display(monkeypatch):
     pygame.display.quit()
     yield
     pygame.display.quit()
+
+
+def shown(window):
+    """What a window shows, uint8 ``[H, W, 3]``."""
+    return pygame.surfarray.array3d(window._window.get_surface()).swapaxes(0, 1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 18, 40])
@@ -193,12 +204,48 @@ assert "pygame" not in sys.modules
     subprocess.run([sys.executable, "-c", code, tiny_file], check=True, cwd=root, timeout=120)
 
 
-def test_missing_pygame_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pygame", None)
-    with pytest.raises(DependencyNotInstalled, match="pip install pygame-ce"):
-        draw_frame(make_view())
-    with pytest.raises(DependencyNotInstalled, match="pip install pygame-ce"):
-        Window("edit", fps=30).show(GREY)
+@pytest.mark.parametrize("broken", ["missing", "another pygame", "damaged"])
+def test_missing_or_broken_pygame_is_one_line_when_the_environment_is_made(
+    broken, tiny_file, monkeypatch
+):
+    if broken == "missing":
+        monkeypatch.setitem(sys.modules, "pygame", None)
+    elif broken == "another pygame":
+        monkeypatch.delattr(pygame, "Window")
+    else:
+        monkeypatch.setitem(sys.modules, "pygame.gfxdraw", None)
+    line = r"^pygame-ce cannot be imported[^\n]*; run `pip install pygame-ce`$"
+    for env_id in ("LatentEdit-v0", "latentgym/CartPole-v1"):
+        options = {"backbone": tiny_file} if env_id == "LatentEdit-v0" else {}
+        for mode in ("human", "rgb_array"):
+            with pytest.raises(DependencyNotInstalled, match=line):
+                gym.make(env_id, render_mode=mode, **options)
+        with pytest.raises(ImportError, match=line):
+            gym.make_vec(env_id, num_envs=2, render_mode="rgb_array", **options)
+        gym.make(env_id, **options).reset()
+    with pytest.raises(DependencyNotInstalled, match=line):
+        gym.make("latentgym/CartPolePixels-v1").reset()
+
+
+def test_first_frames_may_be_drawn_in_several_threads(tmp_path):
+    code = """
+import threading
+import numpy as np
+from latentgym.rendering import EditView, draw_frame
+image = np.zeros((8, 8, 3), np.uint8)
+p = {"a": 0.5}
+view = EditView(image, image, {"a": "x"}, {"a": ("x", 0.5)}, p, p, {"a": "x"}, 1, 1, 0, 9, 0.0)
+start, frames = threading.Barrier(8), []
+def draw():
+    start.wait()
+    frames.append(draw_frame(view))
+threads = [threading.Thread(target=draw) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert len(frames) == 8 and all((frame == frames[0]).all() for frame in frames)
+"""
+    root = Path(rendering.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
 
 
 def test_tile_goes_row_by_row_with_white_gaps():
@@ -220,28 +267,108 @@ def test_window_shows_frames_until_closed(display):
     assert not pygame.display.get_init() and not window.closed
     frame = draw_frame(make_view())
     window.show(frame)
-    assert pygame.display.get_caption()[0] == "an edit"
-    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
-    np.testing.assert_array_equal(shown, frame)
-    window.close()
-    window.close()
-    assert not pygame.display.get_init()
-    window.show(frame)
-    assert window.closed and not pygame.display.get_init()
-
-
-def test_quit_event_closes_the_window_and_keys_stay_for_others(display):
-    window = Window("edit", fps=1000)
+    assert window._window.title == "an edit"
+    np.testing.assert_array_equal(shown(window), frame)
     window.show(GREY)
+    np.testing.assert_array_equal(shown(window), GREY)
+    window.close()
+    window.close()
+    assert window.closed
+    window.show(frame)
+    assert window._window is None
+
+
+def test_quit_event_closes_all_windows_and_keys_stay_for_others(display):
+    window, other = Window("edit", fps=1000), Window("edit", fps=1000)
+    for each in (window, other):
+        each.show(GREY)
     pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_a))
     window.show(GREY)
     assert not window.closed
     assert [event.key for event in pygame.event.get(pygame.KEYDOWN)] == [pygame.K_a]
     pygame.event.post(pygame.event.Event(pygame.QUIT))
     window.show(GREY)
-    assert window.closed and not pygame.display.get_init()
+    assert window.closed and other.closed
+    assert not pygame.event.get(pygame.QUIT)
+
+
+def test_a_close_button_closes_its_own_window(display):
+    theirs = pygame.Window("theirs")
+    windows = [Window("edit", fps=1000) for _ in range(3)]
+    for window in windows:
+        window.show(GREY)
+    for window in (windows[1]._window, theirs):
+        pygame.event.post(pygame.event.Event(pygame.WINDOWCLOSE, window=window))
+    windows[0].show(GREY)
+    assert [window.closed for window in windows] == [False, True, False]
+    assert [event.window for event in pygame.event.get(pygame.WINDOWCLOSE)] == [theirs]
+
+
+def edits(tiny_file):
+    return gym.make("LatentEdit-v0", backbone=tiny_file, directions="coordinates", **HUMAN)
+
+
+HUMAN = {"render_mode": "human", "max_episode_steps": -1}
+OWNERS = {
+    "edits": edits,
+    "ours": lambda tiny_file: gym.make("latentgym/CartPole-v1", **HUMAN),
+    "theirs": lambda tiny_file: gym.make("CartPole-v1", **HUMAN),
+    "human wrapper": lambda tiny_file: HumanRendering(
+        gym.make("latentgym/CartPolePixels-v1", render_mode="rgb_array")
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*already returned terminated")
+@pytest.mark.parametrize("order", list(itertools.permutations(["edits", "ours", "theirs"])))
+def test_windows_of_one_process_close_in_any_order(order, tiny_file, display, monkeypatch):
+    for env in (EditEnv, classic.CartPoleEnv):
+        monkeypatch.setitem(env.metadata, "render_fps", 1000)
+    envs = {name: OWNERS[name](tiny_file) for name in reversed(order)}
+    for env in envs.values():
+        env.reset(seed=0)
+    for closed in order:
+        for env in envs.values():
+            env.step(0)
+        envs.pop(closed).close()
+        if closed == "theirs":  # Gymnasium's quits pygame, and with it all windows
+            assert not pygame.display.get_init()
+    for name in ("edits", "ours"):  # a window that opens later works too
+        env = OWNERS[name](tiny_file)
+        env.reset(seed=0)
+        assert env.unwrapped._window._window.size
+        env.close()
+
+
+@pytest.mark.parametrize("first", ["theirs", "human wrapper"])
+def test_windows_outlive_a_pygame_quit_and_leave_its_next_display_alone(
+    first, tiny_file, display, monkeypatch
+):
+    monkeypatch.setitem(classic.CartPoleEnv.metadata, "render_fps", 1000)
+    ours, theirs = OWNERS["ours"](tiny_file), OWNERS[first](tiny_file)
+    for env in (ours, theirs):
+        env.reset(seed=0)
+    theirs.close()
+    other = OWNERS["theirs"](tiny_file)  # initializes pygame's display before ours draws again
+    other.reset(seed=0)
+    picture = pygame.surfarray.array3d(pygame.display.get_surface())
+    ours.step(0)
+    np.testing.assert_array_equal(pygame.surfarray.array3d(pygame.display.get_surface()), picture)
+    ours.close()
+    other.step(0)
+    other.close()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda w: pickle.loads(pickle.dumps(w))])
+def test_a_copied_window_is_a_window_of_its_own(duplicate, display):
+    window = Window("edit", fps=1000)
     window.show(GREY)
-    assert not pygame.display.get_init()
+    again = duplicate(window)
+    again.show(GREY)
+    again.close()
+    window.show(GREY)
+    assert not window.closed and window._window.title == "edit"
+    window.close()
 
 
 def test_every_frame_pumps_events(display, monkeypatch):
@@ -254,20 +381,27 @@ def test_every_frame_pumps_events(display, monkeypatch):
     window.close()
 
 
-def test_window_leaves_a_display_that_it_did_not_open(display):
-    pygame.display.init()
+def test_window_leaves_pygames_display_alone(display):
+    pygame.display.set_mode((320, 200))
     window = Window("edit", fps=1000)
     window.show(GREY)
     window.close()
-    assert pygame.display.get_init()
+    assert pygame.display.get_surface().get_size() == (320, 200)
 
 
-def test_window_reopens_after_another_environments_pygame_quit(display):
+def restart():
+    pygame.display.quit()
+    pygame.display.set_mode((64, 64))
+
+
+@pytest.mark.parametrize("quit", [pygame.quit, pygame.display.quit, restart])
+def test_window_reopens_after_another_environment_quit_pygame(display, quit):
     window = Window("edit", fps=1000)
     window.show(GREY)
-    pygame.quit()
+    quit()
     window.show(GREY)
-    assert pygame.display.get_surface().get_size() == (64, 64) and not window.closed
+    np.testing.assert_array_equal(shown(window), GREY)
+    assert not window.closed
     window.close()
 
 

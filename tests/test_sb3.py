@@ -236,10 +236,8 @@ def test_pictures(env_id, tiny_file):
     assert env.render_mode == "rgb_array"
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
-    if env_id == "CartPole-v1":
-        np.testing.assert_array_equal(picture[:400, :600], plain.render()[0])
-    else:
-        np.testing.assert_array_equal(picture, plain.render())
+    first = plain.render()[0]
+    np.testing.assert_array_equal(picture[: first.shape[0], : first.shape[1]], first)
 
 
 def test_close():

@@ -191,7 +191,9 @@ def test_messages_say_what_is_wrong(tiny_file):
     env.reset(seed=0)
     state = env.get_state()
     for message, wrong in {
-        "state has the keys ['core']; expected ['core', 'ended', 'random', 'steps']": {"core": 1},
+        "state has the keys ['core']; expected ['core', 'ended', 'random', 'returns', 'steps']": {
+            "core": 1
+        },
         "state['core']['latents'] is an array of float32 [3, 4]; "
         "expected an array of float32 [3, 8]": core(state, latents=np.zeros((3, 4), np.float32)),
         "state['ended'] is an array of int64 [3]; expected an array of bool [3]": changed(

@@ -11,7 +11,12 @@ import numpy as np
 from agents.evaluation import bootstrap_interval
 
 matplotlib.use("Agg")  # files only; works without a screen
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from latentgym.fonts import font_for
 
 
 def save_edits(
@@ -38,6 +43,7 @@ def save_edits(
     axes[0, 0].set_ylabel("start", fontsize=10)
     axes[1, 0].set_ylabel("edited", fontsize=10)
     figure.suptitle(title, fontsize=11)
+    _set_fonts(figure)
     figure.tight_layout(pad=0.6)
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -81,6 +87,7 @@ def save_rows(
     figure.suptitle(
         title, fontsize=10, x=0.5, y=1 + (0.1 + 0.15 * lines) / figure.get_figheight(), va="bottom"
     )
+    _set_fonts(figure)
     figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
     plt.close(figure)
 
@@ -112,6 +119,7 @@ def save_learning_curve(
         axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
+    _set_fonts(figure)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -149,6 +157,7 @@ def save_curves(
     axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
     axis.legend(frameon=False, fontsize=8)
     axis.set_title(title, fontsize=11)
+    _set_fonts(figure)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -158,3 +167,13 @@ def save_gif(path: Path, frames: list[np.ndarray], fps: int, rest: float = 2.0) 
     """Frames uint8 ``[H, W, 3]`` as an endless GIF that rests on its last frame, in seconds."""
     durations = [1000 / fps] * (len(frames) - 1) + [1000 * rest]
     iio.imwrite(path, np.stack(frames), extension=".gif", duration=durations, loop=0)
+
+
+def _set_fonts(figure: Figure) -> None:
+    """Draw each text of a figure in a font that has its characters."""
+    usual = font_manager.findfont("DejaVu Sans")
+    for label in figure.findobj(Text):
+        if not label.get_text().isascii():
+            file, text = font_for(label.get_text(), usual)
+            font = font_manager.FontProperties(fname=file, size=label.get_fontsize())
+            label.set(text=text, fontproperties=font)

@@ -51,8 +51,8 @@ def run(session: PlaySession) -> None:
     window.show(frame)
     pygame.key.set_repeat(KEY_DELAY, KEY_INTERVAL)
     while not (session.ended or window.closed):
-        # The window itself looks for QUIT; what nobody reads would fill the queue.
-        events = pygame.event.get(exclude=pygame.QUIT)
+        # The window itself looks for these two; what nobody reads would fill the queue.
+        events = pygame.event.get(exclude=(pygame.QUIT, pygame.WINDOWCLOSE))
         pressed = [pygame.key.name(e.key) for e in events if e.type == pygame.KEYDOWN]
         for key in pressed:
             if key == "tab":

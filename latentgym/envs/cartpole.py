@@ -4,32 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from types import EllipsisType
-from typing import Any
+from types import EllipsisType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.envs.classic_control import cartpole as classic
-from gymnasium.envs.classic_control.utils import maybe_parse_reset_bounds
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from latentgym.envs import vectorising
-from latentgym.envs.reading import check_render_mode, check_state, generator, read_action
-from latentgym.rendering import tile
+from latentgym.envs.reading import (
+    VECTOR_OPTIONS,
+    PlainSpec,
+    check_options,
+    check_render_mode,
+    check_state,
+    generator,
+    read_action,
+    read_bounds,
+)
+from latentgym.rendering import Window, load_pygame, pixels, tile
+
+if TYPE_CHECKING:
+    import pygame
 
 REWARDS = ("classic", "shaped")
+OPTIONS = ("low", "high")
 START_BOUND = 0.05  # Gymnasium's own
 
 
-class CartPoleEnv(classic.CartPoleEnv):
+class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
     """## Description
 
     Gymnasium's CartPole-v1: a pole stands on a cart, and the agent pushes the cart so that the pole
     does not fall. The physics and the pictures are Gymnasium's; added are reward shaping and each
-    episode's statistics. With the default arguments, the same seed and actions give exactly the
-    observations, rewards and ends of CartPole-v1.
+    episode's statistics. With the same arguments, seed and actions, observations, rewards and ends
+    are exactly those of CartPole-v1.
 
     ## Action Space
 
@@ -42,15 +52,16 @@ class CartPoleEnv(classic.CartPoleEnv):
     | Num | Meaning | Range | An episode stays within |
     |---|---|---|---|
     | 0 | cart position | ±4.8 | ±2.4 |
-    | 1 | cart velocity | ±3.4e38 | |
+    | 1 | cart velocity | ±infinity | |
     | 2 | pole angle, in radians | ±0.418 (24°) | ±0.209 (12°) |
-    | 3 | pole angular velocity | ±3.4e38 | |
+    | 3 | pole angular velocity | ±infinity | |
 
     ## Rewards
 
     The sum of the components in `info["rewards"]`:
 
-    - `alive`: 1 for every step, the one at which the pole falls included.
+    - `alive`: 1 for every step, the one at which the pole falls included. With
+      `sutton_barto_reward=True`, 0 for every step, and -1 for the one at which the pole falls.
     - `shaping`: 0 with `reward="classic"`. With `reward="shaped"` the discounted change of a
       potential, `gamma * phi(s') - phi(s)`, where `phi = shaping_weight * (1 - |position| / 2.4) *
       (1 - |angle| / 12°)` is how near pole and cart are to upright and centre, and 0 in a terminal
@@ -80,6 +91,7 @@ class CartPoleEnv(classic.CartPoleEnv):
 
     | Name | Default | Meaning |
     |---|---|---|
+    | `sutton_barto_reward` | `False` | the original reward, see Rewards |
     | `reward` | `"classic"` | or `"shaped"`, see Rewards |
     | `shaping_weight` | 10.0 | the potential of the upright pole in the centre |
     | `gamma` | 0.99 | the discount of the agent that is to learn from the shaped reward |
@@ -90,11 +102,14 @@ class CartPoleEnv(classic.CartPoleEnv):
     - v1: first version, numbered as Gymnasium's.
     """  # noqa: D415
 
-    def __init__(self, render_mode: str | None = None, **reward: Any):
+    def __init__(
+        self, sutton_barto_reward: bool = False, render_mode: str | None = None, **reward: Any
+    ):
         check_render_mode(render_mode, self.metadata["render_modes"])
-        super().__init__(render_mode=render_mode)
-        self.observation_space = finite(self.observation_space)
+        super().__init__(_flag("sutton_barto_reward", sutton_barto_reward), render_mode)
         self._episode = Episodes((), self.x_threshold, self.theta_threshold_radians, **reward)
+        self._drawing = Drawing(self.screen_height)
+        self._window: Window | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -104,7 +119,12 @@ class CartPoleEnv(classic.CartPoleEnv):
         Args:
             seed: of the environment's own random generator.
             options: ``"low"`` and ``"high"``: bounds of the starting state's values.
+
+        Raises:
+            ValueError: an unknown option, or bounds that are no finite numbers in order.
+            gymnasium.error.Error: a seed that is negative or no integer.
         """
+        read_bounds(check_options(options, OPTIONS), -START_BOUND, START_BOUND)
         observation, info = super().reset(seed=seed, options=options)
         self._episode.begin(self.state)
         return observation, info
@@ -122,6 +142,26 @@ class CartPoleEnv(classic.CartPoleEnv):
         observation, alive, terminated, truncated, _ = super().step(action)
         reward, info = self._episode.add(self.state, alive, terminated)
         return observation, float(reward), terminated, truncated, _plain(info)
+
+    def render(self) -> np.ndarray | None:
+        """Gymnasium's picture uint8 ``[400, 600, 3]`` if ``render_mode`` is ``"rgb_array"``."""
+        if self.render_mode is None:
+            return super().render()  # says that there is no render mode
+        self._check_begun("render")
+        frame = pixels(self._drawing.draw(self, self.state))
+        if self.render_mode == "rgb_array":
+            return frame
+        if self._window is None:
+            title = self.spec.id if self.spec else type(self).__name__
+            self._window = Window(title, self.metadata["render_fps"])
+        self._window.show(frame)
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
 
     def get_state(self) -> dict[str, Any]:
         """All that the episode's future depends on, copied: numpy arrays and plain data.
@@ -157,12 +197,8 @@ class CartPoleEnv(classic.CartPoleEnv):
         if self.state is None:
             raise gym.error.ResetNeeded(f"call reset before {method}")
 
-    def __getstate__(self) -> dict[str, Any]:
-        # What is being drawn on cannot be copied or pickled; it is made anew when needed.
-        return self.__dict__ | dict.fromkeys(("screen", "clock", "surf"))
 
-
-class CartPoleVectorEnv(classic.CartPoleVectorEnv):
+class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
     """Many cart-poles at once, moved by Gymnasium's batched physics: see :class:`CartPoleEnv`.
 
     Row ``i`` equals a single environment that was seeded with ``seed + i`` and given the same
@@ -171,9 +207,10 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
     Args:
         num_envs: how many.
         max_episode_steps: rows are truncated after so many steps; ``None`` or -1: never.
+        render_mode: ``"rgb_array"``: :meth:`render` returns each row's picture.
+        sutton_barto_reward: as for :class:`CartPoleEnv`.
         autoreset_mode: what happens to a row whose episode has ended (`AutoresetMode`, or its
             value as text).
-        render_mode: ``"rgb_array"`` gives the current pictures as one tiled picture.
         **reward: as for :class:`CartPoleEnv`.
     """
 
@@ -183,22 +220,27 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         self,
         num_envs: int = 1,
         max_episode_steps: int | None = None,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        sutton_barto_reward: bool = False,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         **reward: Any,
     ):
         vectorising.check_num_envs(num_envs)
         check_render_mode(render_mode, self.metadata["render_modes"])
-        super().__init__(num_envs, vectorising.step_limit(max_episode_steps), render_mode)
-        self.single_observation_space = finite(self.single_observation_space)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        super().__init__(
+            num_envs,
+            vectorising.step_limit(max_episode_steps),
+            render_mode,
+            _flag("sutton_barto_reward", sutton_barto_reward),
+        )
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.state = np.zeros((4, num_envs))
         self._episodes = Episodes(
             (num_envs,), self.x_threshold, self.theta_threshold_radians, **reward
         )
-        self._rngs: list[np.random.Generator] | None = None
+        self._begun = False
+        self._drawing = Drawing(self.screen_height)
 
     def reset(
         self,
@@ -212,11 +254,18 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
             seed: row ``i`` is seeded with ``seed + i``, or with the i-th of a sequence.
             options: ``"reset_mask"``: bool ``[num_envs]``; ``"low"`` and ``"high"``: bounds of the
                 starting states' values, for this reset alone. The dict is read, never changed.
+
+        Raises:
+            ValueError: a seed or a mask of the wrong shape, an unknown option, or bounds that are
+                no finite numbers in order.
+            gymnasium.error.Error: a row's seed is negative or no integer.
         """
-        mask = vectorising.read_mask(options, self.num_envs, begun=self._rngs is not None)
-        low, high = maybe_parse_reset_bounds(options, -START_BOUND, START_BOUND)
-        self._rngs = vectorising.seed_rows(self._rngs, seed, mask)
+        options = check_options(options, (*OPTIONS, *VECTOR_OPTIONS))
+        mask = vectorising.read_mask(options, self.num_envs, self._begun)
+        low, high = read_bounds(options, -START_BOUND, START_BOUND)
+        self._seed_rows(seed, mask)
         self._begin(mask, low, high)
+        self._begun = True
         return self._observations(), {}
 
     def step(
@@ -232,8 +281,8 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         actions = read_action(self.action_space, actions)
         resetting = vectorising.rows_to_reset(self.autoreset_mode, self.prev_done)
         moved = ~resetting
-        terminations, truncations = self._move(actions, moved)
-        rewards, info = self._episodes.add(self.state, np.ones(self.num_envs), terminations)
+        alive, terminations, truncations = self._move(actions, moved)
+        rewards, info = self._episodes.add(self.state, alive, terminations)
         rewards[resetting] = 0.0
         ended = terminations | truncations
         self.prev_done = ended
@@ -248,12 +297,23 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         infos = vectorising.shown(info, moved) | finals
         return self._observations(), rewards, terminations, truncations, infos
 
-    def render(self) -> np.ndarray | None:
-        """All current pictures as one, uint8 ``[H, W, 3]``."""
-        if self.render_mode is None:
-            return None
-        self._check_begun("render")
-        return tile(np.stack(super().render()))
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Each row's picture uint8 ``[400, 600, 3]``, as its single environment draws it.
+
+        Returns:
+            ``num_envs`` pictures, or ``None`` without a render mode.
+        """
+        return None if self.render_mode is None else self._pictures("render")
+
+    def render_grid(self) -> np.ndarray:
+        """All current pictures as one, uint8 ``[H, W, 3]``. It needs no render mode."""
+        return tile(np.stack(self._pictures("render_grid")))
+
+    def close_extras(self) -> None:
+        """There is nothing to close: nothing is drawn on a display."""
+
+    # Gymnasium's would quit pygame, and with it close the windows of other environments.
+    close = VectorEnv.close
 
     def get_state(self) -> dict[str, Any]:
         """All that the episodes' future depends on, copied: numpy arrays and plain data."""
@@ -273,21 +333,27 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
             ValueError: not such a state, or of another number of rows; the running episodes then
                 go on.
         """
-        if self._rngs is None:
+        if not self._begun:
             self.reset()
         check_state(state, self.get_state())
-        self._rngs = [generator(row) for row in state["random"]]
+        self._set_generators([generator(row) for row in state["random"]])
         self.state = state["state"].copy()
         self.steps = state["steps"].copy()
         self.prev_done = state["ended"].copy()
         self._episodes.set_state(state)
 
-    def _move(self, actions: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Terminations and truncations; rows outside ``moved`` are to begin anew after it."""
-        # Gymnasium would reset these with starts that all rows draw from one generator.
-        self.prev_done = np.zeros(self.num_envs, dtype=np.bool_)
-        _, _, terminations, truncations, _ = super().step(actions)
-        return terminations & moved, truncations & moved
+    def _move(
+        self, actions: np.ndarray, moved: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gymnasium's rewards, terminations, truncations; the other rows are to be reset after."""
+        # Gymnasium would reset ended rows, with starts that all draw from one generator: to its
+        # physics none has ended.
+        none = np.zeros(self.num_envs, dtype=np.bool_)
+        physics = SimpleNamespace(**vars(self) | {"prev_done": none, "np_random": self._rngs[0]})
+        _, alive, terminations, truncations, _ = classic.CartPoleVectorEnv.step(physics, actions)
+        self.state, self.steps = physics.state, physics.steps
+        alive = alive.astype(np.float64) + 0.0  # adding zero turns -0.0 into 0.0
+        return alive, terminations & moved, truncations & moved
 
     def _begin(
         self, mask: np.ndarray, low: float = -START_BOUND, high: float = START_BOUND
@@ -301,12 +367,41 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
     def _observations(self) -> np.ndarray:
         return self.state.T.astype(np.float32)
 
+    def _pictures(self, method: str) -> tuple[np.ndarray, ...]:
+        self._check_begun(method)
+        return tuple(pixels(self._drawing.draw(self, state)) for state in self.state.T)
+
     def _check_begun(self, method: str) -> None:
-        if self._rngs is None:
+        if not self._begun:
             raise gym.error.ResetNeeded(f"call reset before {method}")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | dict.fromkeys(("screens", "surf"))
+
+class Drawing:
+    """Gymnasium's drawing of a cart-pole, without a display.
+
+    Args:
+        height: pixels from the lower edge up that are drawn.
+    """
+
+    def __init__(self, height: int):
+        # In a mode that it does not know, Gymnasium draws, but does not copy the picture.
+        self._painter = classic.CartPoleEnv(render_mode="surface")
+        self._painter.screen_height = height
+
+    def draw(
+        self, env: classic.CartPoleEnv | classic.CartPoleVectorEnv, state: np.ndarray
+    ) -> pygame.Surface:
+        """Draw a state ``[4]`` of ``env``, on a surface that the next call draws on again."""
+        painter = self._painter
+        if painter.screen is None:  # Gymnasium would initialize a display
+            size = (painter.screen_width, painter.screen_height)
+            painter.screen = load_pygame().Surface(size, depth=32)
+        painter.x_threshold, painter.length, painter.state = env.x_threshold, env.length, state
+        painter.render()
+        return painter.screen
+
+    def __reduce__(self):
+        return Drawing, (self._painter.screen_height,)  # surfaces cannot be copied or pickled
 
 
 class Episodes:
@@ -409,10 +504,10 @@ class Episodes:
         self._distance[...] = state["distance"]
 
 
-def finite(space: spaces.Box) -> spaces.Box:
-    """The space with the greatest numbers for infinite bounds, of which `check_env` warns."""
-    most = np.finfo(np.float32).max
-    return spaces.Box(space.low.clip(-most), space.high.clip(max=most), dtype=np.float32)
+def _flag(name: str, value: bool) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {value!r}; allowed: True, False")
+    return bool(value)
 
 
 def _plain(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.classic_control import cartpole as classic
-from gymnasium.error import DependencyNotInstalled
-from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from latentgym.envs.cartpole import CartPoleEnv, CartPoleVectorEnv
+from latentgym.envs.cartpole import CartPoleEnv, CartPoleVectorEnv, Drawing
+from latentgym.rendering import load_pygame
 
 # Counted from the lower edge of Gymnasium's picture: the rows in which cart and pole are.
 STRIP_BOTTOM, STRIP_HEIGHT = 80, 160
@@ -73,8 +71,8 @@ class CartPolePixelsEnv(CartPoleEnv):
     - v1: first version.
     """  # noqa: D415
 
-    def __init__(self, render_mode: str | None = None, **reward: Any):
-        super().__init__(render_mode, **reward)
+    def __init__(self, **options: Any):
+        super().__init__(**options)
         self.observation_space = observation_space()
         self._camera = Camera()
 
@@ -83,19 +81,19 @@ class CartPolePixelsEnv(CartPoleEnv):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a new episode; see :meth:`CartPoleEnv.reset`."""
         _, info = super().reset(seed=seed, options=options)
-        self._picture = self._camera.picture(self.state)
+        self._picture = self._camera.picture(self, self.state)
         return difference(self._picture, self._picture), info
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Push the cart; see :meth:`CartPoleEnv.step`."""
         _, reward, terminated, truncated, info = super().step(action)
-        before, self._picture = self._picture, self._camera.picture(self.state)
+        before, self._picture = self._picture, self._camera.picture(self, self.state)
         return difference(before, self._picture), reward, terminated, truncated, info
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue a saved episode; see :meth:`CartPoleEnv.set_state`."""
         super().set_state(state)
-        self._picture = self._camera.picture(self.state)
+        self._picture = self._camera.picture(self, self.state)
 
 
 class CartPolePixelsVectorEnv(CartPoleVectorEnv):
@@ -105,19 +103,12 @@ class CartPolePixelsVectorEnv(CartPoleVectorEnv):
     exactly.
     """
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        max_episode_steps: int | None = None,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
-        render_mode: str | None = None,
-        **reward: Any,
-    ):
-        super().__init__(num_envs, max_episode_steps, autoreset_mode, render_mode, **reward)
+    def __init__(self, num_envs: int = 1, **options: Any):
+        super().__init__(num_envs, **options)
         self.single_observation_space = observation_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._camera = Camera()
-        self._pictures = np.zeros((num_envs, *SHAPE), dtype=np.uint8)
+        self._last = np.zeros((num_envs, *SHAPE), dtype=np.uint8)
         self._seen = np.zeros((num_envs, *SHAPE), dtype=np.uint8)
 
     def get_state(self) -> dict[str, Any]:
@@ -128,21 +119,21 @@ class CartPolePixelsVectorEnv(CartPoleVectorEnv):
         """Continue saved episodes; see :meth:`CartPoleVectorEnv.set_state`."""
         super().set_state(state)
         for row in range(self.num_envs):
-            self._pictures[row] = self._camera.picture(self.state[:, row])
+            self._last[row] = self._camera.picture(self, self.state[:, row])
         self._seen = state["observations"].copy()
 
-    def _move(self, actions: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ends = super()._move(actions, moved)
+    def _move(self, actions: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, ...]:
+        moves = super()._move(actions, moved)
         for row in np.flatnonzero(moved):
-            picture = self._camera.picture(self.state[:, row])
-            self._seen[row] = difference(self._pictures[row], picture)
-            self._pictures[row] = picture
-        return ends
+            picture = self._camera.picture(self, self.state[:, row])
+            self._seen[row] = difference(self._last[row], picture)
+            self._last[row] = picture
+        return moves
 
     def _begin(self, mask: np.ndarray, *bounds: float) -> None:
         super()._begin(mask, *bounds)
         for row in np.flatnonzero(mask):
-            self._pictures[row] = self._camera.picture(self.state[:, row])
+            self._last[row] = self._camera.picture(self, self.state[:, row])
         self._seen[mask] = NO_CHANGE
 
     def _observations(self) -> np.ndarray:
@@ -163,29 +154,14 @@ class Camera:
     """Gymnasium's drawing of a cart-pole, reduced to what the agent compares."""
 
     def __init__(self):
-        # In a mode unknown to it, Gymnasium draws, but does not copy the picture, which would take
-        # most of the time. Drawn from the bottom up, a lower picture lacks but its empty top.
-        self._drawing = classic.CartPoleEnv(render_mode="surface")
-        self._drawing.screen_height = STRIP_BOTTOM + STRIP_HEIGHT
+        # Drawn from the bottom up, a lower picture lacks but its empty top.
+        self._drawing = Drawing(STRIP_BOTTOM + STRIP_HEIGHT)
 
-    def picture(self, state: np.ndarray) -> np.ndarray:
-        """The grey picture of a state, uint8 `SHAPE`."""
-        try:
-            import pygame
-        except ImportError as error:
-            raise DependencyNotInstalled(
-                "pygame is not installed; run `pip install pygame-ce`"
-            ) from error
-        drawing = self._drawing
-        if drawing.screen is None:  # Gymnasium would initialise a display, which may not be there
-            size = (drawing.screen_width, drawing.screen_height)
-            drawing.screen = pygame.Surface(size, depth=32)
-        drawing.state = state
-        drawing.render()
-        grey = pygame.surfarray.pixels_green(drawing.screen)[:, :STRIP_HEIGHT].T.astype(np.uint16)
+    def picture(self, env: CartPoleEnv | CartPoleVectorEnv, state: np.ndarray) -> np.ndarray:
+        """The grey picture of a state ``[4]`` of ``env``, uint8 `SHAPE`."""
+        surface = self._drawing.draw(env, state)
+        pixels = load_pygame().surfarray.pixels_green(surface)
+        grey = pixels[:, :STRIP_HEIGHT].T.astype(np.uint16)
         rows = sum(grey[i::BLOCK] for i in range(BLOCK))  # far faster than numpy's sum over an axis
         blocks = sum(rows[:, i::BLOCK] for i in range(BLOCK))
         return (blocks // BLOCK**2).astype(np.uint8)[..., None]
-
-    def __reduce__(self):
-        return Camera, ()  # what is drawn on cannot be pickled

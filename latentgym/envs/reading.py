@@ -2,28 +2,107 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import os
 from collections.abc import Mapping, Sequence
+from enum import Enum
+from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
 
 from latentgym.core import EditCore
+from latentgym.rendering import load_pygame
+
+VECTOR_OPTIONS = ("reset_mask",)
+"""Options of ``reset`` that every vector environment knows."""
+
+
+class PlainSpec:
+    """An environment whose ``spec`` holds plain data, so that ``spec.to_json()`` works."""
+
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How `gymnasium.make` or `gymnasium.make_vec` made the environment."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = copy.copy(spec)
+        if spec is not None:
+            self._spec.kwargs = plain(spec.kwargs)
+
+
+def plain(value: Any) -> Any:
+    """An argument as JSON has it, copied: enums, paths, devices and numpy's values replaced."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return str(value) if isinstance(value, torch.device) else value
+
+
+def check_options(options: Mapping[str, Any] | None, allowed: Sequence[str]) -> Mapping[str, Any]:
+    """The options of ``reset``; none are an empty dict.
+
+    Raises:
+        ValueError: no dict, or a key that is not allowed.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options is {one_line(options)}; expected a dict")
+    for key in options:
+        if key not in allowed:
+            raise ValueError(f"options has the key {key!r}; allowed: {', '.join(allowed)}")
+    return options
+
+
+def read_bounds(options: Mapping[str, Any], low: float, high: float) -> tuple[float, float]:
+    """The bounds ``"low"`` and ``"high"`` of ``reset``'s options, or those given.
+
+    Raises:
+        ValueError: no finite number, or the lower bound above the upper one.
+    """
+    bounds = {"low": low, "high": high} | {k: options[k] for k in ("low", "high") if k in options}
+    for key, bound in bounds.items():
+        if not (isinstance(bound, Real) and math.isfinite(bound)):
+            raise ValueError(f"options[{key!r}] is {one_line(bound)}; expected a finite number")
+    low, high = (float(bound) for bound in bounds.values())
+    if low > high:
+        raise ValueError(f"options['low'] is {low}; it must not be above options['high'], {high}")
+    return low, high
 
 
 def read_options(
-    core: EditCore, options: Mapping[str, Any] | None, count: int
+    core: EditCore, options: Mapping[str, Any] | None, count: int, others: Sequence[str] = ()
 ) -> tuple[np.ndarray | None, Mapping[str, str] | None]:
     """Start latents ``[count, latent_dim]`` and target of ``reset``'s options, checked.
 
+    Args:
+        core: of the environment.
+        options: of ``reset``.
+        count: number of edits.
+        others: further keys that are allowed; they are not read here.
+
     Raises:
-        ValueError: no dict, a latent of the wrong shape or out of bounds, or a target with unknown
-            names.
+        ValueError: no dict, an unknown key, a latent of the wrong shape or out of bounds, or a
+            target with unknown names.
     """
-    options = {} if options is None else options
-    if not isinstance(options, Mapping):
-        raise ValueError(f"options is {options!r}; expected a dict")
+    options = check_options(options, ("latent", "target", *others))
     latent, target = options.get("latent"), options.get("target")
     if target is not None:
         if not isinstance(target, Mapping):
@@ -52,11 +131,19 @@ def _read_latents(core: EditCore, latent: Any, count: int) -> np.ndarray:
 
 
 def check_render_mode(render_mode: str | None, allowed: Sequence[str]) -> None:
-    """Raise a ValueError unless it is None or one of the modes allowed."""
-    if render_mode is not None and render_mode not in allowed:
+    """Check the mode, and that there is what rendering needs.
+
+    Raises:
+        ValueError: neither None nor one of the modes allowed.
+        gymnasium.error.DependencyNotInstalled: pygame-ce is missing or broken.
+    """
+    if render_mode is None:
+        return
+    if render_mode not in allowed:
         raise ValueError(
             f"render_mode is {render_mode!r}; allowed: None, {', '.join(map(repr, allowed))}"
         )
+    load_pygame()
 
 
 def read_action(space: spaces.Space, action: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from gan_backbones import AttributeSchema, Backbone
 from latentgym.core import COMPONENTS, EVERY, EditCore
 from latentgym.envs.reading import (
+    PlainSpec,
     check_render_mode,
     check_state,
     generator,
@@ -19,11 +20,11 @@ from latentgym.envs.reading import (
     read_options,
 )
 from latentgym.interfaces import DISCRETE, Interface, nudge_keys
-from latentgym.rendering import EditView, Window, draw_frame
+from latentgym.rendering import EditView, Window, draw_frame, view_edit
 from latentgym.task import EditTask
 
 
-class EditEnv(gym.Env):
+class EditEnv(PlainSpec, gym.Env):
     """A core of one row behind an interface; each editing environment states which.
 
     Args:
@@ -72,9 +73,10 @@ class EditEnv(gym.Env):
 
         Raises:
             ValueError: an option of the wrong shape, out of bounds, or with unknown names.
+            gymnasium.error.Error: a seed that is negative or no integer.
         """
-        super().reset(seed=seed)
         latent, target = read_options(self.core, options, 1)
+        super().reset(seed=seed)
         self._begun = False  # until this has gone well
         self.core.begin(EVERY, [self.np_random], latent, target)
         self._begun, self._steps, self._return = True, 0, 0.0
@@ -157,33 +159,7 @@ class EditEnv(gym.Env):
 
     def view(self) -> EditView:
         """What a frame shows of the edit as it stands."""
-        core = self.core
-        schema = core.schema
-        probabilities = core.attributes[0].exp().cpu().numpy()
-        start_probabilities = core.start_attributes[0].exp().cpu().numpy()
-        target = schema.decode(core.wanted[0].cpu().numpy())
-        columns = {a: schema.slices[a].start + schema.index(a, v) for a, v in target.items()}
-        images = core.images(torch.stack([core.start_latents[0], core.latents[0]]))
-        return EditView(
-            start=images[0],
-            current=images[1],
-            target=target,
-            attributes={
-                name: (variants[int(p.argmax())], float(p.max()))
-                for name, variants in schema.variants.items()
-                for p in [probabilities[schema.slices[name]]]
-            },
-            target_probabilities={a: float(probabilities[c]) for a, c in columns.items()},
-            start_target_probabilities={
-                a: float(start_probabilities[c]) for a, c in columns.items()
-            },
-            start_attributes=schema.decode(core.start_seen[0].cpu().numpy()),
-            realism=float(torch.sigmoid(core.realism[0])),
-            start_realism=float(torch.sigmoid(core.start_realism[0])),
-            step=self._steps,
-            max_steps=None,  # gym.make tells nobody but its wrapper
-            episode_return=self._return,
-        )
+        return view_edit(self.core, 0, self._steps, self._return)
 
     def render(self) -> np.ndarray | None:
         """A frame uint8 ``[H, W, 3]`` if ``render_mode`` is ``"rgb_array"``."""

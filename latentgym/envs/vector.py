@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from gan_backbones import Backbone
 from latentgym.core import EVERY, EditCore, Rows
 from latentgym.envs import vectorising
 from latentgym.envs.reading import (
+    VECTOR_OPTIONS,
     check_render_mode,
     check_state,
     generator,
@@ -23,11 +24,11 @@ from latentgym.envs.reading import (
     read_options,
 )
 from latentgym.interfaces import DISCRETE, Interface
-from latentgym.rendering import tile
+from latentgym.rendering import draw_frame, tile, view_edit
 from latentgym.task import EditTask
 
 
-class EditVectorEnv(VectorEnv):
+class EditVectorEnv(vectorising.RowsVectorEnv):
     """A core of many rows behind an interface, with one batched forward pass per step.
 
     Row ``i`` equals a single environment that was seeded with ``seed + i`` and given the same
@@ -45,7 +46,7 @@ class EditVectorEnv(VectorEnv):
         max_episode_steps: rows are truncated after so many steps; ``None`` or -1: never.
         autoreset_mode: what happens to a row whose episode has ended (`AutoresetMode`, or its
             value as text).
-        render_mode: ``"rgb_array"`` gives the current images as one tiled picture.
+        render_mode: ``"rgb_array"``: :meth:`render` returns each row's frame.
         tensors: give and take torch tensors instead of numpy arrays. ``final_obs`` then is a
             batch of all rows, of which ``_final_obs`` tells the ended ones.
         **task: as for `latentgym.task.EditTask`.
@@ -80,9 +81,9 @@ class EditVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._limit = vectorising.step_limit(max_episode_steps)
-        self._rngs: list[np.random.Generator] | None = None
         self._begun = False
         self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._returns = torch.zeros(num_envs, dtype=torch.float32, device=self.core.device)
         self._ended = np.zeros(num_envs, dtype=np.bool_)
 
     @property
@@ -103,10 +104,15 @@ class EditVectorEnv(VectorEnv):
             options: ``"reset_mask"``: bool ``[num_envs]``; ``"latent"``: start latents
                 ``[num_envs, latent_dim]`` or one ``[latent_dim]`` for all; ``"target"``: dict of
                 wanted variants for all rows. The dict is read, never changed.
+
+        Raises:
+            ValueError: a seed or an option of the wrong shape, out of bounds, or with unknown
+                names.
+            gymnasium.error.Error: a row's seed is negative or no integer.
         """
-        latents, target = read_options(self.core, options, self.num_envs)
+        latents, target = read_options(self.core, options, self.num_envs, VECTOR_OPTIONS)
         mask = self._read_mask(options)
-        self._rngs = vectorising.seed_rows(self._rngs, seed, mask)
+        self._seed_rows(seed, mask)
         self._begun = False  # until this has gone well
         self._begin(mask, latents, target)
         self._begun = True
@@ -144,6 +150,7 @@ class EditVectorEnv(VectorEnv):
         if rows is not EVERY:
             self._begin(resetting, None, None)
         rewards = self._in_full(rewards, rows)
+        self._returns = self._returns + rewards
         ended = terminations | truncations
         infos = self._infos(moving, rows, parts, ended, judge)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
@@ -174,14 +181,34 @@ class EditVectorEnv(VectorEnv):
         check_state(state, self._state())
         rngs = [generator(saved) for saved in state["random"]]
         self.core.set_state(state["core"])
-        self._rngs = rngs
+        self._set_generators(rngs)
         self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
+        self._returns = torch.from_numpy(state["returns"]).to(self.core.device, copy=True)
         self._begun = True
 
-    def render(self) -> np.ndarray | None:
-        """All current images as one picture uint8 ``[H, W, 3]``."""
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Each row's frame uint8 ``[H, W, 3]``, as its single environment draws it.
+
+        Returns:
+            ``num_envs`` frames, or ``None`` without a render mode.
+        """
         if self.render_mode is None:
             return None
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before render")
+        returns = self._returns.tolist()
+        return tuple(
+            draw_frame(view_edit(self.core, row, int(self._steps[row]), returns[row]))
+            for row in range(self.num_envs)
+        )
+
+    def render_grid(self) -> np.ndarray:
+        """All current images, without captions, as one picture uint8 ``[H, W, 3]``.
+
+        It needs no render mode.
+        """
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before render_grid")
         return tile(self.core.images(self.core.latents))
 
     # Inside -------------------------------------------------------------------------------------
@@ -192,6 +219,7 @@ class EditVectorEnv(VectorEnv):
             "core": self.core.get_state(),
             "random": [rng.bit_generator.state for rng in rngs],
             "steps": self._steps.copy(),
+            "returns": self._returns.cpu().numpy().copy(),
             "ended": self._ended.copy(),
         }
 
@@ -204,6 +232,8 @@ class EditVectorEnv(VectorEnv):
         rngs = [self._rngs[row] for row in np.flatnonzero(mask)]
         self.core.begin(self._rows(mask), rngs, None if latents is None else latents[mask], target)
         self._steps[mask] = 0
+        begun = torch.from_numpy(mask.copy()).to(self.core.device)
+        self._returns = self._returns.masked_fill(begun, 0.0)
         self._ended = self._ended & ~mask
 
     def _reset_within_step(
@@ -249,7 +279,7 @@ class EditVectorEnv(VectorEnv):
                 spread[key] = self._spread(value, mask, rows)
             else:
                 value = self._in_full(value, rows)
-                spread[key] = value if self.tensors else value.cpu().numpy()
+                spread[key] = value if self.tensors else _as_numpy(value)
             spread[f"_{key}"] = self._flags(mask)
         return spread
 
@@ -319,3 +349,9 @@ class EditVectorEnv(VectorEnv):
         if self.tensors and isinstance(mask, torch.Tensor):
             options = {"reset_mask": mask.cpu().numpy()}
         return vectorising.read_mask(options, self.num_envs, self._begun)
+
+
+def _as_numpy(info: torch.Tensor) -> np.ndarray:
+    """An info as `SyncVectorEnv` has it: single environments give numbers as Python's floats."""
+    array = info.cpu().numpy()
+    return array.astype(np.float64) if info.ndim == 1 and info.is_floating_point() else array

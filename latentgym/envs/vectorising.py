@@ -1,4 +1,4 @@
-"""What vector environments keep account of, apart from their task: plain functions on numpy."""
+"""What all vector environments share, apart from their task: seeds, masks, limits and infos."""
 
 from __future__ import annotations
 
@@ -9,15 +9,60 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
-from latentgym.envs.reading import one_line
+from latentgym.envs.reading import PlainSpec, one_line
+
+
+class RowsVectorEnv(PlainSpec, VectorEnv):
+    """A vector environment whose rows draw from generators of their own, as `SyncVectorEnv`'s."""
+
+    _rngs: list[np.random.Generator] | None = None
+    _seeds: list[int] | None = None
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:
+        """Each row's random generator."""
+        self._seed_rows(None, np.zeros(self.num_envs, dtype=np.bool_))
+        return tuple(self._rngs)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:
+        """What each row's generator was seeded with, or -1 where it came from a saved state."""
+        self._seed_rows(None, np.zeros(self.num_envs, dtype=np.bool_))
+        return tuple(self._seeds)
+
+    def _seed_rows(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
+        """Seed the generators of the rows in ``mask``, and those of all rows where there are none.
+
+        Args:
+            seed: row ``i`` is seeded with ``seed + i``, or with the i-th of a sequence; ``None``
+                keeps a row's generator.
+            mask: bool ``[num_envs]``.
+
+        Raises:
+            ValueError: neither an integer nor a sequence of ``num_envs``.
+            gymnasium.error.Error: a row's seed is negative or no integer.
+        """
+        if seed is None and self._rngs is not None:
+            return
+        seeds = read_seeds(seed, self.num_envs)
+        new = [
+            self._rngs is None or (m and s is not None) for m, s in zip(mask, seeds, strict=True)
+        ]
+        seeded = [seeding.np_random(s) if n else None for n, s in zip(new, seeds, strict=True)]
+        self._rngs = [s[0] if s else self._rngs[row] for row, s in enumerate(seeded)]
+        self._seeds = [s[1] if s else self._seeds[row] for row, s in enumerate(seeded)]
+
+    def _set_generators(self, rngs: list[np.random.Generator]) -> None:
+        """Draw from these generators, whose seeds nobody knows."""
+        self._rngs, self._seeds = rngs, [-1] * self.num_envs
 
 
 def check_num_envs(num_envs: int) -> None:
-    """Raise a ValueError unless there is a row."""
-    if num_envs < 1:
-        raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
+    """Raise a ValueError unless it is an integer of at least 1."""
+    if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+        raise ValueError(f"num_envs is {num_envs!r}; it must be an integer of at least 1")
 
 
 def step_limit(max_episode_steps: int | None) -> float:
@@ -59,34 +104,23 @@ def read_mask(options: Mapping[str, Any] | None, num_envs: int, begun: bool) -> 
     return mask
 
 
-def seed_rows(
-    rngs: Sequence[np.random.Generator] | None,
-    seed: int | Sequence[int | None] | None,
-    mask: np.ndarray,
-) -> list[np.random.Generator]:
-    """Each row's random generator for the episodes that a reset begins.
+def read_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
+    """The seed of each row: ``seed + i``, or the i-th of a sequence.
 
-    Args:
-        rngs: the generators so far; ``None`` before the first reset.
-        seed: row ``i`` is seeded with ``seed + i``, or with the i-th of a sequence; ``None`` lets
-            a generator go on.
-        mask: bool ``[num_envs]``, the rows being reset; the others' generators go on.
+    Raises:
+        ValueError: neither an integer nor a sequence of ``num_envs``.
     """
-    num_envs = len(mask)
     if isinstance(seed, (int, np.integer)):
-        seeds = [int(seed) + row for row in range(num_envs)]
-    elif seed is None:
-        seeds = [None] * num_envs
-    else:
-        seeds = [None if s is None else int(s) for s in seed]
-    if len(seeds) != num_envs:
-        raise ValueError(f"seed has {len(seeds)} values; expected num_envs={num_envs}")
-    return [
-        seeding.np_random(seeds[row])[0]
-        if rngs is None or (mask[row] and seeds[row] is not None)
-        else rngs[row]
-        for row in range(num_envs)
-    ]
+        return [int(seed) + row for row in range(num_envs)]
+    if seed is None:
+        return [None] * num_envs
+    if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, (str, bytes)):
+        raise ValueError(
+            f"seed is {one_line(seed)}; allowed: None, an integer, or a sequence of {num_envs}"
+        )
+    if len(seed) != num_envs:
+        raise ValueError(f"seed has {len(seed)} values; expected num_envs={num_envs}")
+    return [int(s) if isinstance(s, np.integer) else s for s in seed]
 
 
 def rows_to_reset(mode: AutoresetMode, ended: np.ndarray) -> np.ndarray:
