@@ -23,7 +23,6 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from safetensors.torch import save
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from agents.adam import Adam
 from agents.callbacks import Checkpoint
@@ -36,6 +35,7 @@ from agents.schedules import linear
 from agents.spaces_json import space_from_json
 from agents.states import describe, get_env_state, load_weights, pack, set_env_state, unpack
 from gan_backbones.files import read_safetensors, write_atomically
+from gan_backbones.progress import ProgressBar
 
 FORMAT = "latentgym-dqn-3"
 CHECKPOINT_FORMAT = "latentgym-dqn-checkpoint-2"
@@ -244,7 +244,9 @@ class DQN:
         first, total = self._span
         done = self.num_timesteps - first
         shown = time.monotonic()
-        with tqdm(total=total - first, initial=done, disable=not progress_bar, unit="step") as bar:
+        with ProgressBar(
+            total=total - first, initial=done, disable=not progress_bar, unit="step"
+        ) as bar:
             while self.num_timesteps < total:
                 progress = (self.num_timesteps - first) / (total - first)
                 self._collect(progress)

@@ -23,7 +23,6 @@ from safetensors.torch import save
 from torch import nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from agents.checks import check_hyperparameters
 from agents.environments import as_vector_env, autoreset_mode, check_rewards
@@ -31,6 +30,7 @@ from agents.schedules import linear
 from agents.spaces_json import space_from_json
 from agents.states import describe, load_weights
 from gan_backbones.files import read_safetensors, write_atomically
+from gan_backbones.progress import ProgressBar
 
 FORMAT = "latentgym-reinforce-1"
 
@@ -200,7 +200,7 @@ class Reinforce:
         callbacks = [callback] if callable(callback) else list(callback)
         first, total = self.num_timesteps, self.num_timesteps + total_timesteps
         shown = time.monotonic()
-        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+        with ProgressBar(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             while self.num_timesteps < total:
                 self._set_learning_rate((self.num_timesteps - first) / total_timesteps)
                 self._update(self._play())

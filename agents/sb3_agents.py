@@ -21,7 +21,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
-from tqdm import tqdm
 
 from agents.checks import check_names
 from agents.observations import is_image
@@ -29,6 +28,7 @@ from agents.sb3 import SB3VecEnv
 from agents.spaces_json import space_from_json
 from agents.states import describe, load_weights
 from gan_backbones.files import read_safetensors, write_atomically
+from gan_backbones.progress import ProgressBar
 
 FORMAT = "latentgym-sb3-1"
 
@@ -119,7 +119,7 @@ class SB3Agent:
         if self.algorithm.env is None:
             raise ValueError("the agent has no environment; pass env to load()")
         callbacks = [callback] if callable(callback) else list(callback)
-        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+        with ProgressBar(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             self.algorithm.learn(
                 total_timesteps,
                 _Callbacks(self, callbacks, bar),
@@ -254,7 +254,7 @@ def _policy(observations: spaces.Space) -> str:
 class _Callbacks(BaseCallback):
     """Calls our callbacks from Stable-Baselines3's `learn`."""
 
-    def __init__(self, agent: SB3Agent, callbacks: list[Callback], bar: tqdm):
+    def __init__(self, agent: SB3Agent, callbacks: list[Callback], bar: ProgressBar):
         super().__init__()
         self.agent, self.callbacks, self.bar = agent, callbacks, bar
         self.first, self.shown = agent.num_timesteps, time.monotonic()

@@ -12,13 +12,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from tqdm import tqdm
 
 from agents import DQN
 from agents.dqn import BATCHES_TOGETHER
 from agents.hyperparameters import known_good
 from agents.replay import ReplayBuffer
 from gan_backbones.files import write_atomically
+from gan_backbones.progress import ProgressBar
 from latentgym.cli.racing import machine, print_table, race
 
 ENV = "CartPole-v1"
@@ -73,7 +73,7 @@ def benchmark_agent_speed(
             compare_sampling, size, seconds, seed
         )
     report: dict[str, Any] = {"machine": machine(), "seed": seed}
-    with tqdm(parts.items(), desc="speed") as progress:
+    with ProgressBar(parts.items(), desc="speed") as progress:
         for name, measure in progress:
             progress.set_postfix_str(name)
             report[name] = measure()

@@ -11,7 +11,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from tqdm import tqdm
 
 from gan_backbones import Backbone, load
 from gan_backbones.datasets import DatasetError, ImageDataset, open_dataset, to_float
@@ -30,6 +29,7 @@ from gan_backbones.exploring import (
 )
 from gan_backbones.metrics import batched
 from gan_backbones.networks import ConditionalGenerator
+from gan_backbones.progress import ProgressBar
 from latentgym.cli.pictures import save_gif, save_rows
 from latentgym.cli.tasks import parse_target
 from latentgym.rendering import tile
@@ -107,7 +107,7 @@ def explore(
         parts["neighbours"] = draw_neighbours
     out.mkdir(parents=True, exist_ok=True)
     files = []
-    with tqdm(parts.items(), desc="exploring") as progress:
+    with ProgressBar(parts.items(), desc="exploring") as progress:
         for name, draw in progress:
             progress.set_postfix_str(name)
             files += draw(exploration)

@@ -9,9 +9,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from gan_backbones.files import write_atomically
+from gan_backbones.progress import ProgressBar
 from latentgym.cli.racing import machine
 
 Job = dict[str, Any]
@@ -76,7 +75,7 @@ def repeat_runs(
         raise ValueError(f"workers is {workers}; it must be at least 1")
     runs = find_runs(jobs, out)
     missing = [job for job in jobs if (job["label"], job["seed"]) not in runs]
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="run") as bar:
+    with ProgressBar(total=len(jobs), initial=len(jobs) - len(missing), unit="run") as bar:
         for run in _run_all(missing, run_job, workers):
             job = run["job"]
             runs[job["label"], job["seed"]] = run

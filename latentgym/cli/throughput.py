@@ -15,11 +15,11 @@ import gymnasium as gym
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from torch import nn
-from tqdm import tqdm
 
 import gan_backbones
 import latentgym  # noqa: F401  (registers the environments)
 from gan_backbones import Backbone
+from gan_backbones.progress import ProgressBar
 from latentgym.cli.racing import machine, print_table, race
 from latentgym.core import EditCore
 from latentgym.task import EditTask
@@ -70,7 +70,7 @@ def benchmark_throughput(
     }
     if torch.cuda.is_available():
         parts["GPU"] = partial(measure_device, backbone, seconds, seed)
-    with tqdm(parts.items(), desc="throughput") as progress:
+    with ProgressBar(parts.items(), desc="throughput") as progress:
         for name, measure in progress:
             progress.set_postfix_str(name)
             report[name] = measure()
