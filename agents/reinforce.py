@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
-from safetensors.torch import save
 from torch import nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
@@ -29,7 +28,7 @@ from agents.environments import as_vector_env, autoreset_mode, check_rewards
 from agents.schedules import linear
 from agents.spaces_json import space_from_json
 from agents.states import describe, load_weights
-from gan_backbones.files import read_safetensors, write_atomically
+from gan_backbones.files import read_safetensors, write_safetensors
 from gan_backbones.progress import ProgressBar
 
 FORMAT = "latentgym-reinforce-1"
@@ -256,7 +255,7 @@ class Reinforce:
         metadata = describe(FORMAT, self.hyperparameters, *spaces_of)
         metadata["num_timesteps"] = str(self.num_timesteps)
         tensors = {k: v.cpu().contiguous() for k, v in self._networks.state_dict().items()}
-        write_atomically(path, save(tensors, metadata))
+        write_safetensors(path, tensors, metadata)
 
     @classmethod
     def load(

@@ -16,7 +16,6 @@ import stable_baselines3
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
-from safetensors.torch import save
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -27,7 +26,7 @@ from agents.observations import is_image
 from agents.sb3 import SB3VecEnv
 from agents.spaces_json import space_from_json
 from agents.states import describe, load_weights
-from gan_backbones.files import read_safetensors, write_atomically
+from gan_backbones.files import read_safetensors, write_safetensors
 from gan_backbones.progress import ProgressBar
 
 FORMAT = "latentgym-sb3-1"
@@ -155,7 +154,7 @@ class SB3Agent:
         metadata = describe(FORMAT, self.hyperparameters, *spaces_of)
         metadata |= {"kind": self.kind, "num_timesteps": str(self.num_timesteps)}
         tensors = {k: v.cpu().clone() for k, v in self.algorithm.policy.state_dict().items()}
-        write_atomically(path, save(tensors, metadata))
+        write_safetensors(path, tensors, metadata)
 
     @classmethod
     def load(
