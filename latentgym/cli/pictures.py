@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import matplotlib
 import numpy as np
 
 from agents.evaluation import bootstrap_interval
+from gan_backbones.files import write_atomically
 
 matplotlib.use("Agg")  # files only; works without a screen
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 
 def save_edits(
@@ -39,8 +43,7 @@ def save_edits(
     axes[1, 0].set_ylabel("edited", fontsize=10)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(pad=0.6)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path, dpi=130)
 
 
 def save_rows(
@@ -81,8 +84,7 @@ def save_rows(
     figure.suptitle(
         title, fontsize=10, x=0.5, y=1 + (0.1 + 0.15 * lines) / figure.get_figheight(), va="bottom"
     )
-    figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
-    plt.close(figure)
+    _save(figure, path, dpi=160, bbox_inches="tight", pad_inches=0.15)
 
 
 def save_learning_curve(
@@ -113,8 +115,7 @@ def save_learning_curve(
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path, dpi=130)
 
 
 def save_curves(
@@ -150,11 +151,19 @@ def save_curves(
     axis.legend(frameon=False, fontsize=8)
     axis.set_title(title, fontsize=11)
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path, dpi=130)
 
 
 def save_gif(path: Path, frames: list[np.ndarray], fps: int, rest: float = 2.0) -> None:
     """Frames uint8 ``[H, W, 3]`` as an endless GIF that rests on its last frame, in seconds."""
     durations = [1000 / fps] * (len(frames) - 1) + [1000 * rest]
-    iio.imwrite(path, np.stack(frames), extension=".gif", duration=durations, loop=0)
+    gif = iio.imwrite("<bytes>", np.stack(frames), extension=".gif", duration=durations, loop=0)
+    write_atomically(path, gif)
+
+
+def _save(figure: Figure, path: Path, **options: Any) -> None:
+    """Write and close a figure, in the format that the file's ending names."""
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:] or "png", **options)
+    plt.close(figure)
+    write_atomically(path, content.getvalue())

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from gan_backbones.files import write_atomically
+from gan_backbones.files import write_atomically, write_json
 from gan_backbones.progress import ProgressBar
 from latentgym.cli.racing import machine
 
@@ -108,6 +108,6 @@ def _write(out: Path, runs: list[Run], title: str, row: Row) -> str:
     lines += [f"| {label} | {' | '.join(cells.values())} |" for label, cells in rows.items()]
     table = "\n".join(lines)
     report = {"machine": machine(), "summary": rows, "runs": runs}
-    write_atomically(out, (json.dumps(report) + "\n").encode())
+    write_json(out, report, indent=None)
     write_atomically(out.with_suffix(".md"), (table + "\n").encode())
     return table
