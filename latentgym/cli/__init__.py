@@ -10,7 +10,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import NamedTuple
 
 
@@ -106,6 +106,16 @@ DESCRIPTION = "Steering a frozen image generator as a reinforcement-learning tas
 BENCHMARK = "benchmark"
 BENCHMARK_SUMMARY = "Measure agents, a backbone, the task's settings, or the environments' speed."
 
+# Of too little memory, or no GPU: torch raises errors of general classes.
+TORCH_SAYS = (
+    "CUDA out of memory",
+    "DefaultCPUAllocator",
+    "NVIDIA driver",
+    "No CUDA GPUs",
+    "Torch not compiled with CUDA",
+    "invalid device ordinal",
+)
+
 INTERRUPTED, PIPE_CLOSED = 130, 141  # exit codes, as of programs that the signal ends
 
 
@@ -175,6 +185,8 @@ def _suggestion(name: str, prog: str, summaries: Mapping[str, str]) -> str:
 
 
 def _version() -> str:
+    from importlib import metadata  # slow to import
+
     try:
         return metadata.version("latentgym")
     except metadata.PackageNotFoundError:
@@ -190,18 +202,11 @@ def _replace_unprintable_characters() -> None:
 
 def _is_expected(error: Exception) -> bool:
     """Whether its message alone helps; others are faults of the program."""
-    return isinstance(
-        error, (FloatingPointError, MemoryError, ModuleNotFoundError, OSError, ValueError)
-    ) or (isinstance(error, RuntimeError) and _is_out_of_memory(error))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch found too little memory; it has no class for that of the CPU."""
-    return "OutOfMemory" in type(error).__name__ or "DefaultCPUAllocator" in str(error)
+    expected = (FloatingPointError, MemoryError, ModuleNotFoundError, OSError, ValueError)
+    return isinstance(error, expected) or any(text in str(error) for text in TORCH_SAYS)
 
 
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
-    return text or "not enough memory"  # a MemoryError has no text
+    return " ".join(str(error).split()) or "not enough memory"  # a MemoryError has no text

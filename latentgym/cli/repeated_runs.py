@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +95,25 @@ def _run_all(jobs: Sequence[Job], run_job: Callable[[Job], Run], workers: int) -
     # Spawned: processes forked from here would inherit torch's threads in an undefined state.
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))
     try:
-        for future in as_completed([pool.submit(run_job, job) for job in jobs]):
+        with _ignored_interrupts():  # inherited by the workers, which this process ends
+            futures = [pool.submit(run_job, job) for job in jobs]
+        for future in as_completed(futures):
             yield future.result()
+    except BaseException:
+        for worker in active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _write(out: Path, runs: list[Run], title: str, row: Row) -> str:
