@@ -21,9 +21,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
-from safetensors.torch import save
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from agents.adam import Adam
 from agents.callbacks import Checkpoint
@@ -35,7 +33,8 @@ from agents.replay import Batch, ReplayBuffer
 from agents.schedules import linear
 from agents.spaces_json import space_from_json
 from agents.states import describe, get_env_state, load_weights, pack, set_env_state, unpack
-from gan_backbones.files import read_safetensors, write_atomically
+from gan_backbones.files import read_safetensors, write_safetensors
+from gan_backbones.progress import ProgressBar
 
 FORMAT = "latentgym-dqn-3"
 CHECKPOINT_FORMAT = "latentgym-dqn-checkpoint-2"
@@ -244,7 +243,9 @@ class DQN:
         first, total = self._span
         done = self.num_timesteps - first
         shown = time.monotonic()
-        with tqdm(total=total - first, initial=done, disable=not progress_bar, unit="step") as bar:
+        with ProgressBar(
+            total=total - first, initial=done, disable=not progress_bar, unit="step"
+        ) as bar:
             while self.num_timesteps < total:
                 progress = (self.num_timesteps - first) / (total - first)
                 self._collect(progress)
@@ -317,7 +318,7 @@ class DQN:
         """Write network and hyper-parameters to one safetensors file, atomically."""
         metadata = {**self._description(FORMAT), "num_timesteps": str(self.num_timesteps)}
         tensors = {k: v.cpu().clone() for k, v in self.q_network.state_dict().items()}
-        write_atomically(path, save(tensors, metadata))
+        write_safetensors(path, tensors, metadata)
 
     @classmethod
     def load(
@@ -376,7 +377,7 @@ class DQN:
         tensors: dict[str, torch.Tensor] = {}
         metadata = self._description(CHECKPOINT_FORMAT)
         metadata["state"] = json.dumps(pack(state, tensors))
-        write_atomically(path, save(tensors, metadata))
+        write_safetensors(path, tensors, metadata)
 
     @classmethod
     def resume(cls, path: str | Path, env: gym.Env | VectorEnv, device: str = "cpu") -> DQN:

@@ -19,18 +19,17 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
-from safetensors.torch import save
 from torch import nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from agents.checks import check_hyperparameters
 from agents.environments import as_vector_env, autoreset_mode, check_rewards
 from agents.schedules import linear
 from agents.spaces_json import space_from_json
 from agents.states import describe, load_weights
-from gan_backbones.files import read_safetensors, write_atomically
+from gan_backbones.files import read_safetensors, write_safetensors
+from gan_backbones.progress import ProgressBar
 
 FORMAT = "latentgym-reinforce-1"
 
@@ -200,7 +199,7 @@ class Reinforce:
         callbacks = [callback] if callable(callback) else list(callback)
         first, total = self.num_timesteps, self.num_timesteps + total_timesteps
         shown = time.monotonic()
-        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+        with ProgressBar(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             while self.num_timesteps < total:
                 self._set_learning_rate((self.num_timesteps - first) / total_timesteps)
                 self._update(self._play())
@@ -256,7 +255,7 @@ class Reinforce:
         metadata = describe(FORMAT, self.hyperparameters, *spaces_of)
         metadata["num_timesteps"] = str(self.num_timesteps)
         tensors = {k: v.cpu().contiguous() for k, v in self._networks.state_dict().items()}
-        write_atomically(path, save(tensors, metadata))
+        write_safetensors(path, tensors, metadata)
 
     @classmethod
     def load(

@@ -16,19 +16,18 @@ import stable_baselines3
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
-from safetensors.torch import save
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
-from tqdm import tqdm
 
 from agents.checks import check_names
 from agents.observations import is_image
 from agents.sb3 import SB3VecEnv
 from agents.spaces_json import space_from_json
 from agents.states import describe, load_weights
-from gan_backbones.files import read_safetensors, write_atomically
+from gan_backbones.files import read_safetensors, write_safetensors
+from gan_backbones.progress import ProgressBar
 
 FORMAT = "latentgym-sb3-1"
 
@@ -119,7 +118,7 @@ class SB3Agent:
         if self.algorithm.env is None:
             raise ValueError("the agent has no environment; pass env to load()")
         callbacks = [callback] if callable(callback) else list(callback)
-        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+        with ProgressBar(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             self.algorithm.learn(
                 total_timesteps,
                 _Callbacks(self, callbacks, bar),
@@ -155,7 +154,7 @@ class SB3Agent:
         metadata = describe(FORMAT, self.hyperparameters, *spaces_of)
         metadata |= {"kind": self.kind, "num_timesteps": str(self.num_timesteps)}
         tensors = {k: v.cpu().clone() for k, v in self.algorithm.policy.state_dict().items()}
-        write_atomically(path, save(tensors, metadata))
+        write_safetensors(path, tensors, metadata)
 
     @classmethod
     def load(
@@ -254,7 +253,7 @@ def _policy(observations: spaces.Space) -> str:
 class _Callbacks(BaseCallback):
     """Calls our callbacks from Stable-Baselines3's `learn`."""
 
-    def __init__(self, agent: SB3Agent, callbacks: list[Callback], bar: tqdm):
+    def __init__(self, agent: SB3Agent, callbacks: list[Callback], bar: ProgressBar):
         super().__init__()
         self.agent, self.callbacks, self.bar = agent, callbacks, bar
         self.first, self.shown = agent.num_timesteps, time.monotonic()

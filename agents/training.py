@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
-from safetensors import SafetensorError, safe_open
 
 from agents import dqn, reinforce
 from agents.callbacks import KeepBest
 from agents.checks import check_names
+from gan_backbones.files import read_format
 
 KINDS = (
     "dqn",
@@ -101,14 +101,7 @@ def load_agent(
     Raises:
         ValueError: a missing or damaged file, or one that holds no agent.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            file_format = (file.metadata() or {}).get("format")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from None
+    file_format = read_format(path)
     if file_format == dqn.FORMAT:
         return dqn.DQN.load(path, env, device)
     if file_format == reinforce.FORMAT:

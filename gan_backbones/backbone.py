@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from gan_backbones import networks
-from gan_backbones.files import read_safetensors, write_atomically
+from gan_backbones.files import read_safetensors, write_safetensors
 from gan_backbones.inference import copy_network
 from gan_backbones.schema import AttributeSchema, Target
 
@@ -131,7 +130,7 @@ class Backbone:
             "schema": self.schema.to_json() if self.schema else "",
             "card": json.dumps(self.card),
         }
-        write_atomically(path, save(tensors, metadata))
+        write_safetensors(path, tensors, metadata)
 
     @classmethod
     def read(cls, path: str | Path) -> Backbone:

@@ -9,9 +9,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from gan_backbones.datasets.cartoon_set import to_float
+from gan_backbones.progress import ProgressBar
 from gan_backbones.schema import AttributeSchema
 
 MIXUP = 0.15
@@ -84,7 +84,7 @@ def train_classifier(
         total_steps=max(updates, 11),  # OneCycleLR divides by zero where a tenth is one step
         pct_start=0.1,
     )
-    with tqdm(total=updates, desc=desc, unit="it") as bar:
+    with ProgressBar(total=updates, desc=desc, unit="it") as bar:
         for _ in range(epochs):
             order = torch.randperm(len(images), generator=rng)
             for chosen in order[: len(order) // batch_size * batch_size].split(batch_size):

@@ -27,11 +27,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torchvision.utils import make_grid, save_image
-from tqdm import tqdm
 
 from gan_backbones.datasets.images import to_float
 from gan_backbones.devices import computes_in_bf16
 from gan_backbones.files import write_atomically
+from gan_backbones.progress import ProgressBar
 
 LOG_INTERVAL = 50  # iterations
 FRAME_MS = 400  # how long the GIF shows each grid
@@ -171,7 +171,7 @@ class Trainer:
         """
         self._resume()
         config = self.config
-        bar = tqdm(
+        bar = ProgressBar(
             total=config.iterations,
             initial=self.iteration,
             desc=self.title,
@@ -325,7 +325,7 @@ class Trainer:
             f"{what} at iteration {iteration}; last good checkpoint: {self.out / 'checkpoint.pt'}"
         )
 
-    def _log(self, bar: tqdm) -> None:
+    def _log(self, bar: ProgressBar) -> None:
         self._check_losses()
         now = time.perf_counter()
         began, iteration = self._clock
@@ -338,7 +338,7 @@ class Trainer:
         )
         self._write_log({**figures, "images_per_second": round(done / (now - began), 1)})
 
-    def _check(self, bar: tqdm) -> None:
+    def _check(self, bar: ProgressBar) -> None:
         """Grid, figures and warnings."""
         self._check_finite()
         if not self.accelerator.is_main_process:

@@ -12,7 +12,7 @@ from torch import nn
 import gan_backbones
 from gan_backbones import AttributeSchema, Backbone, BackboneError, check_backbone, registry
 from gan_backbones.evaluation import evaluate_backbone
-from gan_backbones.files import write_atomically
+from gan_backbones.files import CHECKED, write_atomically
 from gan_backbones.networks import (
     ConditionalGenerator,
     Discriminator,
@@ -47,6 +47,7 @@ def edit(path, change):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    metadata["format"] = metadata["format"].removesuffix(CHECKED)  # or any change is damage
     change(metadata, tensors)
     save_file(tensors, path, metadata)
 

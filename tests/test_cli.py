@@ -1,22 +1,275 @@
+import io
 import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 import imageio.v3 as iio
 import pytest
+import torch
 
 from gan_backbones import load
-from latentgym.cli import BENCHMARKS, COMMANDS, edits, main, training
+from gan_backbones.locks import folder_lock
+from latentgym.cli import BENCHMARKS, COMMANDS, edits, main, play, training
 
 PICTURES = ("edits.png", "edit.gif", "learning_curve.png")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *(f"benchmark {name}" for name in BENCHMARKS)])
-def test_every_command_explains_itself(command, capsys):
+ALL = {**COMMANDS, **{f"benchmark {name}": command for name, command in BENCHMARKS.items()}}
+
+
+class Broken(io.StringIO):
+    """Standard output whose reader has gone."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.fileno = file.fileno
+
+    def flush(self):
+        raise BrokenPipeError
+
+
+def message(*arguments):
+    """The one line that a command ends with."""
     with pytest.raises(SystemExit) as stop:
-        main([*command.split(), "--help"])
+        main(arguments)
+    text = str(stop.value)
+    assert text.startswith("latentgym: ")
+    assert "\n" not in text
+    return text.removeprefix("latentgym: ")
+
+
+# Without a command's module -----------------------------------------------------------------------
+
+
+def test_the_list_of_commands_needs_neither_torch_nor_pictures():
+    program = (
+        "import sys\n"
+        "from latentgym.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(*sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    *text, modules = done.stdout.splitlines()
+    assert not {"torch", "matplotlib", "imageio", "tyro", "pygame"} & set(modules.split())
+    assert "gymnasium" in modules.split()  # in which the package registers its environments
+    for name in (*COMMANDS, "benchmark"):
+        assert any(line.startswith(f"    {name}") for line in text)
+
+
+def test_benchmarks_are_listed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["benchmark", "--help"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert all(f"    {name}" in text for name in BENCHMARKS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["benchmark"]])
+def test_no_command_is_answered_with_the_list(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert not stop.value.code
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert not stop.value.code
+    assert re.fullmatch(
+        r"latentgym (\d+\.\d+\.\d+\S*|\(not installed\))\n", capsys.readouterr().out
+    )
+
+
+def test_a_wrong_word_is_answered_with_the_nearest():
+    assert message("trian") == "unknown command 'trian'; did you mean 'train'?"
+    assert message("agents").endswith("did you mean 'benchmark agents'?")
+    assert message("benchmark", "agent") == "unknown command 'agent'; did you mean 'agents'?"
+    assert message("xyz") == "unknown command 'xyz'; latentgym --help lists all"
+
+
+# All commands -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_list_says_what_a_command_says_of_itself(name):
+    module, function, summary = ALL[name]
+    described = getattr(import_module(f"latentgym.cli.{module}"), function)
+    assert described.__doc__.splitlines()[0] == summary
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "--seed" in text
-    assert f"latentgym {command}" in text
+    assert f"latentgym {name}" in text
+
+
+@pytest.mark.parametrize("name", ["", "benchmark", *ALL])
+def test_help_reaches_terminals_without_unicode(name, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), "--help"])
+    assert not stop.value.code
+    assert len(stream.buffer.getvalue().decode("ascii")) > 500
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch, tmp_path):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr("latentgym.cli.explore.load", lambda _: print("Fréchet •"))
+    with pytest.raises(AttributeError):  # None is no backbone
+        main(["explore", "--out", str(tmp_path)])
+    assert stream.buffer.getvalue() == b"Fr?chet ?\n"
+
+
+SEEDED = [name for name in ALL if name not in ("train", "evaluate", "plot", "train-backbone")]
+NEEDED = {
+    "benchmark backbone": ["--data", "none"],
+    "benchmark gan-ablation": ["--data", "none"],
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+@pytest.mark.parametrize("seed", ["-1", "18446744073709551616"])
+def test_a_seed_out_of_range_is_one_line(name, seed):
+    line = message(*name.split(), *NEEDED.get(name, ()), "--seed", seed)
+    assert line == f"seed is {seed}; it must be from 0 to 4294967295"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["explore", "--rows", "0"], "rows is 0; it must be at least 1"),
+        (["benchmark", "agents", "--seeds", "0"], "seeds is 0; it must be at least 1"),
+        (["benchmark", "agents", "--agents"], "agents is empty; allowed: dqn, "),
+        (["benchmark", "ablation", "--workers", "-1"], "workers is -1; it must be at least 1"),
+        (["benchmark", "choices", "--episodes", "0"], "episodes is 0; it must be at least 1"),
+        (["benchmark", "throughput", "--threads", "0"], "threads is 0; it must be at least 1"),
+        (["benchmark", "gan-training", "--batch-size", "0"], "batch_size is 0; it must be at "),
+        (["explore", "--backbone", "none"], "unknown backbone 'none'; known: cartoon-faces"),
+        (["benchmark", "agents", "--env", "None-v0"], "None-v0: Environment `None` doesn't"),
+    ],
+)
+def test_a_wrong_value_is_one_line(arguments, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message(*arguments).startswith(line)
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_an_output_in_the_way_is_found_before_the_work(name, tmp_path, monkeypatch):
+    if name == "play":
+        monkeypatch.setattr(play, "_check_display", lambda: None)
+    (tmp_path / "file").write_text("kept")
+    out = tmp_path / "file" if name in COMMANDS else tmp_path / "file" / "x.json"
+    line = message(*name.split(), *NEEDED.get(name, ()), "--out", str(out))
+    assert line.endswith(f"is {tmp_path / 'file'}, which is a file; expected a folder")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_figures_are_json(tmp_path):
+    for name in BENCHMARKS:
+        out = tmp_path / "x.csv"
+        needed = NEEDED.get(f"benchmark {name}", ())
+        line = message("benchmark", name, *needed, "--out", str(out))
+        assert line == f"out is {out}; expected a file that ends in .json"
+
+
+def test_two_demos_in_one_folder_are_refused(tmp_path):
+    with ThreadPoolExecutor(1) as other, folder_lock(tmp_path):
+        line = other.submit(message, "demo", "--out", str(tmp_path)).result()
+    assert line.startswith(f"{tmp_path} is in use by process {os.getpid()} on ")
+
+
+# How commands end ---------------------------------------------------------------------------------
+
+
+def ending(monkeypatch, error):
+    """Make `explore` raise ``error``."""
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("latentgym.cli.explore.load", fail)
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys, tmp_path):
+    ending(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(SystemExit) as stop:
+        main(["explore", "--out", str(tmp_path)])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "latentgym: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a/b.png"), "a/b.png: No space left on device"),
+        (OSError("the folder is in use"), "the folder is in use"),
+        (ModuleNotFoundError("install it:\n  pip"), "install it: pip"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("[alloc_cpu.cpp] DefaultCPUAllocator: not enough memory"), "[alloc_cpu.cpp]"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"), "CUDA out of memory. Tried"),
+        (AssertionError("Torch not compiled with CUDA enabled"), "Torch not compiled with CUDA"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error, line, monkeypatch, tmp_path):
+    ending(monkeypatch, error)
+    assert message("explore", "--out", str(tmp_path)).startswith(line)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch, tmp_path):
+    ending(monkeypatch, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(["explore", "--out", str(tmp_path)])
+
+
+def test_a_reader_that_has_gone_is_no_error(monkeypatch, capsys, tmp_path):
+    with open(tmp_path / "out", "w") as file:
+        monkeypatch.setattr(sys, "stdout", Broken(file))
+        with pytest.raises(SystemExit) as stop:
+            main(["--help"])
+    assert stop.value.code == 141
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_interrupts_at_random_moments_are_one_line(seed, tmp_path):
+    """In imports, work or writing, but not in the tenth of a second before the command line."""
+    program = "from latentgym.cli import main; print('ready', flush=True); main()"
+    arguments = ["benchmark", "agents", "--agents", "reinforce", "--seeds", "2", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments, "--out", str(tmp_path / "x.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(random.Random(seed).uniform(0, 15))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert text.splitlines()[-1] == "latentgym: interrupted"
+    assert "Traceback" not in text
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+# Training -----------------------------------------------------------------------------------------
 
 
 def test_train_writes_agent_figures_and_pictures(tmp_path, monkeypatch, capsys):

@@ -19,6 +19,7 @@ import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, KeepBest, evaluate
 from agents.hyperparameters import settings
 from agents.replay import Batch
+from gan_backbones.files import CHECKED
 
 SMALL = {"net_arch": (8,), "learning_starts": 10, "batch_size": 8, "seed": 0, "dueling": False}
 
@@ -513,6 +514,7 @@ def edit(path, change):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    metadata["format"] = metadata["format"].removesuffix(CHECKED)  # or any change is damage
     change(metadata, tensors)
     save_file(tensors, path, metadata)
 

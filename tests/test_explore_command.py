@@ -101,7 +101,7 @@ def test_the_seed_decides(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rows", "0"], "rows is 0; it must be 1 or more"),
+        (["--rows", "0"], "rows is 0; it must be at least 1"),
         (["--far", "nan"], "far is nan; it must be a finite number above 0"),
         (["--backbone", "none"], "unknown backbone 'none'; known: "),
         (["--label", "hair=bun"], "the generator is a Generator; only a ConditionalGenerator"),

@@ -108,7 +108,7 @@ def test_divergence_is_recorded_and_shown(digits, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--variants", "bigger"], "variants has 'bigger'; allowed: base, upconv,"),
-        (["--seeds", "0"], "there is nothing to run"),
+        (["--seeds", "0"], "seeds is 0; it must be at least 1"),
         (["--batch-size", "0"], "batch_size is 0; it must be 1 or more"),
     ],
 )

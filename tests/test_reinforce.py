@@ -19,6 +19,7 @@ from agents import Reinforce, evaluate
 from agents.hyperparameters import settings
 from agents.reinforce import Episodes, rewards_to_go, whole_returns
 from agents.spaces_json import space_from_json, space_to_json
+from gan_backbones.files import CHECKED
 
 EVERY_MODE = pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.name)
 
@@ -582,6 +583,7 @@ def edit(path, change):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    metadata["format"] = metadata["format"].removesuffix(CHECKED)  # or any change is damage
     change(metadata, tensors)
     save_file(tensors, path, metadata)
 

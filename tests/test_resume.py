@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from scripted import Counting, vector
 
 from agents import DQN, Checkpoint, KeepBest
+from gan_backbones.files import CHECKED
 
 
 class Stop(Exception):
@@ -157,6 +158,7 @@ def change(path, edit):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    metadata["format"] = metadata["format"].removesuffix(CHECKED)  # or any change is damage
     edit(metadata, tensors)
     save_file(tensors, path, metadata)
 

@@ -210,7 +210,7 @@ def test_an_interrupted_run_is_resumed_bit_for_bit(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("latentgym.cli.training.Checkpoint", Interrupted)
-        with pytest.raises(SystemExit, match="interrupted"):
+        with pytest.raises(SystemExit, match="130"):
             main(["train", *arguments, "--out", str(tmp_path / "cut")])
     main(["train", "--resume", "--out", str(tmp_path / "cut")])
     whole, cut = (DQN.load(tmp_path / name / AGENT) for name in ("whole", "cut"))

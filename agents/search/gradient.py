@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from agents.evaluation import EvaluationResult
+from gan_backbones.progress import ProgressBar
 from latentgym.core import EVERY
 from latentgym.envs import LatentEditVectorEnv
 
@@ -40,7 +40,7 @@ def adam_ascent(
     latents = core.latents.clone().requires_grad_(True)
     # Short memories: the slope seen some steps ago says little about the next of so few.
     optimiser = torch.optim.Adam([latents], learning_rate, betas=(0.5, 0.9))
-    for _ in tqdm(range(steps), desc="gradient reference", disable=not progress_bar):
+    for _ in ProgressBar(range(steps), desc="gradient reference", disable=not progress_bar):
         assessment = core.assess(latents, EVERY)
         loss = -core.potential(assessment, EVERY).sum()
         optimiser.zero_grad()

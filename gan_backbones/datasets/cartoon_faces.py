@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from gan_backbones.files import write_atomically
+from gan_backbones.progress import ProgressBar
 from gan_backbones.schema import AttributeSchema
 
 IMAGE_SIZE = 64
@@ -261,7 +261,9 @@ def render_cartoon_faces(
     chunks = [missing[i : i + 64] for i in range(0, len(missing), 64)]
     processes = processes or os.cpu_count() or 1
     with (
-        tqdm(total=count, initial=count - len(missing), unit="img", desc="rendering faces") as bar,
+        ProgressBar(
+            total=count, initial=count - len(missing), unit="img", desc="rendering faces"
+        ) as bar,
         ProcessPoolExecutor(processes) as pool,
     ):
         jobs = [pool.submit(_render_chunk, out_dir, style, seed, chunk) for chunk in chunks]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from gan_backbones.progress import ProgressBar
 from gan_backbones.schema import AttributeSchema
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -130,7 +130,7 @@ class ImageFiles(ImageDataset):
         """See :meth:`ImageDataset.images`."""
         size = self.image_size
         stack = torch.empty((len(indices), self.channels, size, size), dtype=torch.uint8)
-        for row, index in enumerate(tqdm(indices, desc=desc, unit="img")):
+        for row, index in enumerate(ProgressBar(indices, desc=desc, unit="img")):
             stack[row] = self._image(int(index))
         return stack
 

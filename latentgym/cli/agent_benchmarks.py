@@ -17,7 +17,9 @@ import latentgym  # noqa: F401  (registers the environments)
 from agents import EvaluationResult, KeepBest, evaluate
 from agents.evaluation import bootstrap_interval
 from agents.hyperparameters import Settings, settings
-from agents.training import check_kind, make_agent, make_env, make_training_env, train
+from agents.training import KINDS, check_kind, make_agent, make_env, make_training_env, train
+from gan_backbones.files import check_output_file
+from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.repeated_runs import Job, Row, Run, repeat_runs
 from latentgym.cli.tasks import Pairs, Target, parse_pairs, seeds_of, task_options, training_options
 
@@ -69,6 +71,11 @@ def benchmark_agents(
         env_args: arguments of the environment.
         out: the figures, as JSON, written after each run; a table in markdown beside it.
     """
+    check_seed(seed)
+    check_counts(seeds=seeds, workers=workers, timesteps=timesteps)
+    check_output_file(out, ".json")
+    if not agents:
+        raise ValueError(f"agents is empty; allowed: {', '.join(KINDS)}")
     options = task_options(env, target, env_args)
     known = {kind: settings(check_kind(kind), env) for kind in agents}
     jobs = [
@@ -105,6 +112,9 @@ def benchmark_ablation(
         hyperparameters: of all variants, instead of the known-good ones.
         out: the figures, as JSON, written after each run; a table in markdown beside it.
     """
+    check_seed(seed)
+    check_counts(seeds=seeds, workers=workers, timesteps=timesteps)
+    check_output_file(out, ".json")
     options = task_options(env, target, env_args)
     common = parse_pairs(hyperparameters, "hyperparameters")
     known = settings("dqn", env)
@@ -174,8 +184,6 @@ def run_job(job: Job) -> Run:
 
 def _benchmark(jobs: Sequence[Job], workers: int, out: Path, row: Row) -> None:
     """Run what ``out`` does not hold yet, writing after each; print and write the table."""
-    if not jobs:
-        raise ValueError("there is nothing to run: seeds and agents must be at least one")
     for job in jobs[: len({job["label"] for job in jobs})]:  # errors now, not in a worker
         make_agent(job["agent"], _training_env(job), job["seed"], **job["hyperparameters"])
     repeat_runs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from tqdm import tqdm
 
 from agents import DQN
 from agents.dqn import BATCHES_TOGETHER
 from agents.hyperparameters import known_good
 from agents.replay import ReplayBuffer
-from gan_backbones.files import write_atomically
+from gan_backbones.files import check_output_file, write_json
+from gan_backbones.progress import ProgressBar
+from latentgym.cli.arguments import check_seed
 from latentgym.cli.racing import machine, print_table, race
 
 ENV = "CartPole-v1"
@@ -57,9 +57,11 @@ def benchmark_agent_speed(
     Args:
         seconds: how long each contender is timed, in turns with the others.
         compile: also time DQN with its gradient compiled, which takes a C++ compiler.
-        seed: of agents and environments.
+        seed: random seed of agents and environments.
         out: also write the figures to this JSON file, after each part.
     """
+    check_seed(seed)
+    check_output_file(out, ".json")
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], Report]] = {
         f"learning, {name}, {count} environment{'s' * (count > 1)}": partial(
@@ -73,11 +75,11 @@ def benchmark_agent_speed(
             compare_sampling, size, seconds, seed
         )
     report: dict[str, Any] = {"machine": machine(), "seed": seed}
-    with tqdm(parts.items(), desc="speed") as progress:
+    with ProgressBar(parts.items(), desc="speed") as progress:
         for name, measure in progress:
             progress.set_postfix_str(name)
             report[name] = measure()
-            write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
+            write_json(out, report)
             print_table(name, report[name])
     print(f"figures: {out}")
 

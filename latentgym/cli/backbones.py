@@ -15,9 +15,11 @@ from gan_backbones import GANConfig, load
 from gan_backbones.cvae_training import CVAEConfig
 from gan_backbones.datasets import open_dataset, render_cartoon_faces
 from gan_backbones.evaluation import evaluate_backbone
+from gan_backbones.files import check_output_file, write_json
 from gan_backbones.networks import cost
 from gan_backbones.training import split
 from gan_backbones.training import train_backbone as run_training
+from latentgym.cli.arguments import check_seed
 
 
 def train_backbone(
@@ -90,6 +92,9 @@ def benchmark_backbone(
         out: also write the figures to this JSON file.
         seed: of the generated images.
     """
+    check_seed(seed)
+    if out is not None:
+        check_output_file(out, ".json")
     loaded = load(backbone)
     config = loaded.discriminator.config
     dataset = open_dataset(data, config["image_size"], config["channels"])
@@ -102,7 +107,7 @@ def benchmark_backbone(
     figures = evaluate_backbone(loaded, dataset.images(rows), labels, seed)
     _print_figures(figures)
     if out is not None:
-        out.write_text(json.dumps(figures, indent=1) + "\n")
+        write_json(out, figures)
         print(f"figures: {out}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import gymnasium as gym
 
 from agents import DQN, EvaluationResult, evaluate, hyperparameters
 from agents.search import MyopicGradientPolicy, RandomPolicy, adam_ascent
+from gan_backbones.files import check_output_file, write_json
+from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.edits import ENV
 from latentgym.cli.tasks import DEFAULT_TARGET, Target, parse_target, seeds_of, training_options
 
@@ -56,15 +57,17 @@ def benchmark_choices(
     """Compare settings of LatentEdit-v0: gradient reference, myopic gradient, random and DQN.
 
     Args:
-        target: what the edited image shall show.
+        target: what the edited image should show.
         timesteps: environment steps that each DQN is trained for.
         episodes: held-out starts that each is tested on.
-        seed: of everything random.
+        seed: random seed.
         out: also write the figures to this JSON file, after each row.
     """
+    check_seed(seed)
+    check_counts(timesteps=timesteps, episodes=episodes)
+    check_output_file(out, ".json")
     wanted = parse_target(target)
     rows: dict[str, dict[str, dict[str, float]]] = {}
-    out.parent.mkdir(parents=True, exist_ok=True)
     print("| setting | method | success | kept | realism | drift |\n|---|---|---|---|---|---|")
     for name, settings in CHOICES.items():
         results = _compare(
@@ -85,7 +88,7 @@ def benchmark_choices(
             method: {value: result.mean(value) for value in result.values}
             for method, result in results.items()
         }
-        out.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(out, rows)
     print(f"figures: {out}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,9 @@ from agents import EvaluationResult, KeepBest, evaluate
 from agents.hyperparameters import settings
 from agents.search import RandomPolicy, adam_ascent
 from agents.training import Agent, make_agent, train
+from gan_backbones.files import check_output_folder, write_json
+from gan_backbones.locks import folder_lock
+from latentgym.cli.arguments import check_seed
 from latentgym.cli.pictures import save_edits, save_gif, save_learning_curve
 from latentgym.cli.tasks import DEFAULT_TARGET, Target, seeds_of, task_options, training_options
 
@@ -28,10 +30,17 @@ def demo(target: Target = DEFAULT_TARGET, seed: int = 0, out: Path = Path("runs/
     """Watch an agent learn to change faces: a few minutes on two cores, no GPU needed.
 
     Args:
-        target: what the edited image shall show.
-        seed: of everything random.
+        target: what the edited image should show.
+        seed: random seed.
         out: folder for the pictures and figures.
     """
+    check_seed(seed)
+    check_output_folder(out)
+    with folder_lock(out):
+        _demo(target, seed, out)
+
+
+def _demo(target: tuple[str, ...], seed: int, out: Path) -> None:
     known, options = settings("dqn", ENV), task_options(ENV, target, ())
     count, fast = known.num_envs, training_options(ENV, options)
     print(f"{ENV}: edit faces towards {_wanted(options['target'])}")
@@ -42,7 +51,6 @@ def demo(target: Target = DEFAULT_TARGET, seed: int = 0, out: Path = Path("runs/
     )
     training = train(agent, DEMO_TIMESTEPS, best, progress_bar=True)
     best.restore(agent)
-    out.mkdir(parents=True, exist_ok=True)
     agent.save(out / "agent.safetensors")
     run = {
         "env_options": options,
@@ -116,7 +124,7 @@ def report_edits(
         },
         "history": history,
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(out / "summary.json", summary)
     return ["edits.png", "edit.gif", "summary.json"]
 
 

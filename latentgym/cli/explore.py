@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from tqdm import tqdm
 
 from gan_backbones import Backbone, load
 from gan_backbones.datasets import DatasetError, ImageDataset, open_dataset, to_float
@@ -28,8 +26,11 @@ from gan_backbones.exploring import (
     slerp,
     truncate,
 )
+from gan_backbones.files import check_output_folder, write_json
 from gan_backbones.metrics import batched
 from gan_backbones.networks import ConditionalGenerator
+from gan_backbones.progress import ProgressBar
+from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.pictures import save_gif, save_rows
 from latentgym.cli.tasks import parse_target
 from latentgym.rendering import tile
@@ -78,13 +79,14 @@ def explore(
         far: how far out single coordinates are taken, where the prior has no mass.
         label: for a conditional generator: the label of all pictures but the grid of labels; by
             default each attribute's first variant.
-        seed: of the latents.
+        seed: random seed of the latents.
         out: folder for the pictures.
     """
-    if rows < 1:
-        raise ValueError(f"rows is {rows}; it must be 1 or more")
+    check_seed(seed)
+    check_counts(rows=rows)
     if not 0 < far < float("inf"):
         raise ValueError(f"far is {far}; it must be a finite number above 0")
+    check_output_folder(out)
     loaded = load(backbone)
     conditional = isinstance(loaded.generator, ConditionalGenerator)
     wanted = parse_target(label, "label")
@@ -105,9 +107,8 @@ def explore(
         parts["labels"] = draw_labels
     if data is not None:
         parts["neighbours"] = draw_neighbours
-    out.mkdir(parents=True, exist_ok=True)
     files = []
-    with tqdm(parts.items(), desc="exploring") as progress:
+    with ProgressBar(parts.items(), desc="exploring") as progress:
         for name, draw in progress:
             progress.set_postfix_str(name)
             files += draw(exploration)
@@ -205,7 +206,7 @@ def draw_attributes(x: Exploration) -> list[Path]:
         name: [{"coordinate": i, "mean_change_of_logits": round(effect, 4)} for i, effect in found]
         for name, found in ranking.items()
     }
-    file.write_text(json.dumps(listing, indent=1) + "\n")
+    write_json(file, listing)
     return [picture, file]
 
 

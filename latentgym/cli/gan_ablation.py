@@ -17,8 +17,9 @@ from safetensors.torch import save as save_tensors
 from gan_backbones.calibration import fit_platt
 from gan_backbones.classifier_training import predict_attributes, train_classifier
 from gan_backbones.datasets import DatasetError, open_dataset, to_float
-from gan_backbones.files import write_atomically
+from gan_backbones.files import check_output_file, write_atomically
 from gan_backbones.gan_training import GANConfig, GANTrainer
+from gan_backbones.locks import folder_lock
 from gan_backbones.metrics import (
     batched,
     classifier_features,
@@ -30,6 +31,7 @@ from gan_backbones.metrics import (
 from gan_backbones.networks import Judge, bake
 from gan_backbones.training import split
 from gan_backbones.training_loop import build
+from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.pictures import save_rows
 from latentgym.cli.repeated_runs import Job, Run, find_runs, repeat_runs
 
@@ -115,11 +117,14 @@ def benchmark_gan_ablation(
         out: the figures, as JSON, written after each run; a table in markdown beside it, and a
             picture of generated images, one row a variant.
     """
+    check_seed(seed)
+    check_counts(images=images, seeds=seeds, workers=workers)
+    check_output_file(out, ".json")
     for label in variants:
         if label not in VARIANTS:
             raise ValueError(f"variants has {label!r}; allowed: {', '.join(VARIANTS)}")
-    if seeds < 1 or not variants:
-        raise ValueError("there is nothing to run: seeds and variants must be at least one")
+    if not variants:
+        raise ValueError(f"variants is empty; allowed: {', '.join(VARIANTS)}")
     torch.set_num_threads(1)  # by several, the judge's weights would come out a little different
     shared = {
         "data": Path(data.partition("?")[0]).name,
@@ -141,16 +146,16 @@ def benchmark_gan_ablation(
             config = {**BASE, **budget, **VARIANTS[label]}
             _config(config, number)  # errors now, not in a worker
             jobs.append({"label": label, "seed": number, **shared, "config": config})
-    strips = out.with_suffix("")
-    known = find_runs(jobs, out)
-    materials = None
-    if any((job["label"], job["seed"]) not in known for job in jobs):
-        materials = prepare(data, image_size, images, batch_size, seed)
-    run = partial(run_job, materials=materials, strips=strips)
-    title = f"{shared['data']}, {image_size} pixels"
-    repeat_runs(jobs, run, workers, out, title, _row, _brief)
-    picture = out.with_suffix(".png")
-    _save_picture(picture, strips, [REAL, *variants], seed)
+    strips, picture = out.with_suffix(""), out.with_suffix(".png")
+    with folder_lock(strips):
+        known = find_runs(jobs, out)
+        materials = None
+        if any((job["label"], job["seed"]) not in known for job in jobs):
+            materials = prepare(data, image_size, images, batch_size, seed)
+        run = partial(run_job, materials=materials, strips=strips)
+        title = f"{shared['data']}, {image_size} pixels"
+        repeat_runs(jobs, run, workers, out, title, _row, _brief)
+        _save_picture(picture, strips, [REAL, *variants], seed)
     print(f"picture: {picture}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,10 @@ import torch
 from torch import nn
 
 from gan_backbones.devices import computes_in_bf16
+from gan_backbones.files import check_output_file, write_json
 from gan_backbones.gan_training import GANConfig, GANTrainer
 from gan_backbones.networks import Discriminator, Generator
+from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.racing import machine, race
 
 
@@ -40,11 +41,14 @@ def benchmark_gan_training(
         image_size: side of the images.
         seconds: how long each contender is timed, in turns with the others.
         iterations: updates per turn.
-        threads: of torch.
+        threads: number of threads that torch uses.
         bf16: let our trainer use bfloat16 where the processor computes in it.
-        seed: of images, weights and noise.
+        seed: random seed of images, weights and noise.
         out: also write the figures to this JSON file.
     """
+    check_seed(seed)
+    check_counts(features=features, batch_size=batch_size, iterations=iterations, threads=threads)
+    check_output_file(out, ".json")
     torch.set_num_threads(threads)
     rng = torch.Generator().manual_seed(seed)
     shape = (8 * batch_size, 3, image_size, image_size)
@@ -77,8 +81,7 @@ def benchmark_gan_training(
         "images_per_second": {name: round(speed, 1) for name, speed in speeds.items()},
         "times_as_fast_as_plain": {name: round(s / plain, 2) for name, s in speeds.items()},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(out, report)
     print("| contender | images/s | times as fast as plain |\n|---|---|---|")
     for name, speed in speeds.items():
         print(f"| {name} | {speed:.1f} | {speed / plain:.2f} |")

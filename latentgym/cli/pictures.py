@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import matplotlib
 import numpy as np
 
 from agents.evaluation import bootstrap_interval
+from gan_backbones.files import write_atomically
 
 matplotlib.use("Agg")  # files only; works without a screen
 from matplotlib import font_manager
@@ -45,8 +48,7 @@ def save_edits(
     figure.suptitle(title, fontsize=11)
     _set_fonts(figure)
     figure.tight_layout(pad=0.6)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path, dpi=130)
 
 
 def save_rows(
@@ -88,8 +90,7 @@ def save_rows(
         title, fontsize=10, x=0.5, y=1 + (0.1 + 0.15 * lines) / figure.get_figheight(), va="bottom"
     )
     _set_fonts(figure)
-    figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.15)
-    plt.close(figure)
+    _save(figure, path, dpi=160, bbox_inches="tight", pad_inches=0.15)
 
 
 def save_learning_curve(
@@ -121,8 +122,7 @@ def save_learning_curve(
     figure.suptitle(title, fontsize=11)
     _set_fonts(figure)
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path, dpi=130)
 
 
 def save_curves(
@@ -159,13 +159,13 @@ def save_curves(
     axis.set_title(title, fontsize=11)
     _set_fonts(figure)
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path, dpi=130)
 
 
 def save_gif(path: Path, frames: list[np.ndarray], fps: int, rest: float = 2.0) -> None:
     """Frames uint8 ``[H, W, 3]`` as an endless GIF that rests on its last frame, in seconds."""
     durations = [1000 / fps] * (len(frames) - 1) + [1000 * rest]
+<<<<<<< HEAD
     iio.imwrite(path, np.stack(frames), extension=".gif", duration=durations, loop=0)
 
 
@@ -177,3 +177,15 @@ def _set_fonts(figure: Figure) -> None:
             file, text = font_for(label.get_text(), usual)
             font = font_manager.FontProperties(fname=file, size=label.get_fontsize())
             label.set(text=text, fontproperties=font)
+=======
+    gif = iio.imwrite("<bytes>", np.stack(frames), extension=".gif", duration=durations, loop=0)
+    write_atomically(path, gif)
+
+
+def _save(figure: Figure, path: Path, **options: Any) -> None:
+    """Write and close a figure, in the format that the file's ending names."""
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:] or "png", **options)
+    plt.close(figure)
+    write_atomically(path, content.getvalue())
+>>>>>>> w-cli

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gan_backbones.files import check_output_folder
+from latentgym.cli.arguments import check_seed
 from latentgym.cli.tasks import DEFAULT_TARGET, Target, parse_target
 from latentgym.play import PlaySession
 from latentgym.rendering import Window, load_pygame
@@ -26,14 +28,16 @@ def play(
     The window shows the keys.
 
     Args:
-        target: what the edited image shall show.
+        target: what the edited image should show.
         backbone: name or path.
         directions: attributes, coordinates, pca or sefa; the tab key changes it.
         delta: how far one move goes; + and - change it.
-        seed: of the starts.
+        seed: random seed of the starts.
         out: folder for the edits that are saved.
     """
+    check_seed(seed)
     _check_display()
+    check_output_folder(out)
     print("finding directions: some seconds")
     session = PlaySession(parse_target(target), backbone, directions, delta, seed, out)
     run(session)

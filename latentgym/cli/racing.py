@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+
+from gan_backbones.progress import ProgressBar
 
 
 def race(
@@ -39,10 +40,10 @@ def race(
 def print_table(name: str, rows: dict[str, dict[str, float]]) -> None:
     """One row a contender, in markdown, past a progress bar."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    tqdm.write(f"\n| {name} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    ProgressBar.write(f"\n| {name} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for label, row in rows.items():
         cells = [f"{row[key]:.4g}" if key in row else "" for key in columns]
-        tqdm.write(f"| {label} | {' | '.join(cells)} |")
+        ProgressBar.write(f"| {label} | {' | '.join(cells)} |")
 
 
 def machine() -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from gan_backbones.files import write_atomically
+from gan_backbones.files import write_atomically, write_json
+from gan_backbones.progress import ProgressBar
 from latentgym.cli.racing import machine
 
 Job = dict[str, Any]
@@ -76,7 +77,7 @@ def repeat_runs(
         raise ValueError(f"workers is {workers}; it must be at least 1")
     runs = find_runs(jobs, out)
     missing = [job for job in jobs if (job["label"], job["seed"]) not in runs]
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="run") as bar:
+    with ProgressBar(total=len(jobs), initial=len(jobs) - len(missing), unit="run") as bar:
         for run in _run_all(missing, run_job, workers):
             job = run["job"]
             runs[job["label"], job["seed"]] = run
@@ -94,10 +95,25 @@ def _run_all(jobs: Sequence[Job], run_job: Callable[[Job], Run], workers: int) -
     # Spawned: processes forked from here would inherit torch's threads in an undefined state.
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))
     try:
-        for future in as_completed([pool.submit(run_job, job) for job in jobs]):
+        with _ignored_interrupts():  # inherited by the workers, which this process ends
+            futures = [pool.submit(run_job, job) for job in jobs]
+        for future in as_completed(futures):
             yield future.result()
+    except BaseException:
+        for worker in active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _write(out: Path, runs: list[Run], title: str, row: Row) -> str:
@@ -109,6 +125,6 @@ def _write(out: Path, runs: list[Run], title: str, row: Row) -> str:
     lines += [f"| {label} | {' | '.join(cells.values())} |" for label, cells in rows.items()]
     table = "\n".join(lines)
     report = {"machine": machine(), "summary": rows, "runs": runs}
-    write_atomically(out, (json.dumps(report) + "\n").encode())
+    write_json(out, report, indent=None)
     write_atomically(out.with_suffix(".md"), (table + "\n").encode())
     return table

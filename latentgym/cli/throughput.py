@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import multiprocessing
 import resource
 from collections.abc import Callable, Sequence
@@ -15,11 +14,13 @@ import gymnasium as gym
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from torch import nn
-from tqdm import tqdm
 
 import gan_backbones
 import latentgym  # noqa: F401  (registers the environments)
 from gan_backbones import Backbone
+from gan_backbones.files import check_output_file, write_json
+from gan_backbones.progress import ProgressBar
+from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.racing import machine, print_table, race
 from latentgym.core import EditCore
 from latentgym.task import EditTask
@@ -51,11 +52,13 @@ def benchmark_throughput(
         backbone: name or path.
         seconds: how long each contender is timed, in turns with the others.
         steps: of the search for growing memory.
-        threads: of torch.
-        seed: of latents, actions and environments.
+        threads: number of threads that torch uses.
+        seed: random seed of latents, actions and environments.
         out: also write the figures to this JSON file, after each part.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_seed(seed)
+    check_counts(steps=steps, threads=threads)
+    check_output_file(out, ".json")
     torch.set_num_threads(threads)
     loaded = gan_backbones.load(backbone)
     report: dict[str, Any] = {"machine": machine(), "backbone": backbone, "seed": seed}
@@ -70,11 +73,11 @@ def benchmark_throughput(
     }
     if torch.cuda.is_available():
         parts["GPU"] = partial(measure_device, backbone, seconds, seed)
-    with tqdm(parts.items(), desc="throughput") as progress:
+    with ProgressBar(parts.items(), desc="throughput") as progress:
         for name, measure in progress:
             progress.set_postfix_str(name)
             report[name] = measure()
-            out.write_text(json.dumps(report, indent=1) + "\n")
+            write_json(out, report)
             print_table(name, report[name])
     print(f"figures: {out}")
 
