@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from agents.checks import integer
 from agents.evaluation import evaluate
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class KeepBest:
     Attributes:
         history: one dict per evaluation: ``timesteps`` and the mean of every value.
         seconds: spent on evaluations.
+
+    Raises:
+        ValueError: ``every`` or ``episodes`` is not a whole number, at least 1.
     """
 
     def __init__(
@@ -52,8 +56,9 @@ class KeepBest:
         metric: str = "return",
         path: str | Path | None = None,
     ):
-        self.env, self.every, self.episodes = env, every, episodes
-        self.seed, self.metric, self.path = seed, metric, path
+        self.env, self.seed, self.metric, self.path = env, seed, metric, path
+        self.every = integer("every", every, 1)
+        self.episodes = integer("episodes", episodes, 1)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self._best: dict[str, Any] | None = None
@@ -98,10 +103,13 @@ class Checkpoint:
     Args:
         path: the file.
         every: steps between checkpoints.
+
+    Raises:
+        ValueError: ``every`` is not a whole number, at least 1.
     """
 
     def __init__(self, path: str | Path, every: int):
-        self.path, self.every = path, every
+        self.path, self.every = path, integer("every", every, 1)
         self._saved = 0  # how many intervals had passed
 
     def __call__(self, agent: DQN) -> None:
@@ -122,17 +130,18 @@ class TensorBoard:
         every: steps between entries.
 
     Raises:
-        ImportError: there is no tensorboard.
+        ModuleNotFoundError: there is no tensorboard.
+        ValueError: ``every`` is not a whole number, at least 1.
     """
 
     def __init__(self, folder: str | Path, every: int = 1000):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ImportError(
+            raise ModuleNotFoundError(
                 "TensorBoard needs the package tensorboard: pip install tensorboard"
             ) from None
-        self.every = every
+        self.every = integer("every", every, 1)
         self._open = lambda step: SummaryWriter(str(folder), purge_step=step)
         self._writer = None
         self._written = 0  # how many intervals had passed
@@ -148,12 +157,14 @@ class TensorBoard:
             return
         self._written = due
         seconds, steps = time.monotonic() - self._began[0], agent.num_timesteps - self._began[1]
-        figures = {"time/fps": steps / seconds}
+        figures = {}
+        if steps and seconds:  # neither at once after a resume, nor before the clock ticks
+            figures["time/fps"] = steps / seconds
         if agent.episode_returns:
             figures["rollout/ep_rew_mean"] = np.mean(agent.episode_returns)
         if hasattr(agent, "exploration_rate"):
             figures["rollout/exploration_rate"] = agent.exploration_rate
-            figures["train/learning_rate"] = agent.optimiser.learning_rate
+            figures["train/learning_rate"] = agent.optimizer.param_groups[0]["lr"]
         if getattr(agent, "losses", ()):
             figures["train/loss"] = torch.stack(list(agent.losses)).mean().item()
         for name, value in figures.items():

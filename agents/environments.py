@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 
@@ -14,7 +18,9 @@ def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
     """
     if isinstance(env, VectorEnv):
         return env
-    return SyncVectorEnv([lambda: env], copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+    # Not a lambda, so that the whole can be copied and pickled.
+    make = partial(_identity, env)
+    return SyncVectorEnv([make], copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def autoreset_mode(env: VectorEnv) -> AutoresetMode:
@@ -27,3 +33,20 @@ def check_rewards(rewards: np.ndarray) -> None:
     if np.count_nonzero(np.isfinite(rewards)) < len(rewards):
         bad = rewards[~np.isfinite(rewards)][0]
         raise ValueError(f"the environment returned the reward {bad}; it must be finite")
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """An array of what an environment returned, be it an array or a tensor on any device."""
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def uses_env(callback: Any, env: VectorEnv) -> bool:
+    """Whether a callback has ``env``, or one that a row of it is made of, as its own ``env``."""
+    other = getattr(callback, "env", None)
+    rows = getattr(env.unwrapped, "envs", ())
+    mine = [env.unwrapped, *(row.unwrapped for row in rows)]
+    return any(getattr(other, "unwrapped", None) is each for each in mine)
+
+
+def _identity(env: gym.Env) -> gym.Env:
+    return env

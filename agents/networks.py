@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,10 +13,24 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from agents.observations import Observation, boxes, is_image, split
+from agents.observations import Observation, encode, encoded_size, is_image, subspaces
 
 SMALLEST_IMAGE = 8
 """Pixels on a side; of a smaller image the convolutions would leave nothing."""
+
+FLOAT32 = {"dtype": torch.float32}
+"""For layers and tensors, which would otherwise have torch's default dtype."""
+
+
+@contextmanager
+def building(seed: int) -> Iterator[None]:
+    """Inside, networks are built from ``seed`` on the CPU, whatever state torch is in.
+
+    Neither the default device nor inference mode counts, and the global random state is restored.
+    """
+    with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed all GPUs
+        yield
 
 
 class NoisyLinear(nn.Linear):
@@ -31,20 +47,20 @@ class NoisyLinear(nn.Linear):
     """
 
     def __init__(self, inputs: int, outputs: int, sigma: float = 0.5):
-        super().__init__(inputs, outputs)
+        super().__init__(inputs, outputs, **FLOAT32)
         scale = sigma * inputs**-0.5
-        self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), scale))
-        self.bias_sigma = nn.Parameter(torch.full((outputs,), scale))
-        self.register_buffer("noise_in", torch.zeros(inputs), persistent=False)
-        self.register_buffer("noise_out", torch.zeros(outputs), persistent=False)
+        self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), scale, **FLOAT32))
+        self.bias_sigma = nn.Parameter(torch.full((outputs,), scale, **FLOAT32))
+        self.register_buffer("noise_in", torch.zeros(inputs, **FLOAT32), persistent=False)
+        self.register_buffer("noise_out", torch.zeros(outputs, **FLOAT32), persistent=False)
 
     def draw_noise(self, rng: torch.Generator | None) -> None:
-        """Draw anew from ``rng``, a generator on the CPU; ``None`` takes the noise away."""
+        """Draw new noise from ``rng``, a generator on the CPU; ``None`` removes the noise."""
         for noise in (self.noise_in, self.noise_out):
             if rng is None:
                 noise.zero_()
             else:
-                drawn = torch.randn(noise.shape, generator=rng)
+                drawn = torch.randn(noise.shape, generator=rng, device="cpu", **FLOAT32)
                 noise.copy_(drawn.sign() * drawn.abs().sqrt())
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -79,11 +95,11 @@ class ImageFeatures(nn.Module):
                 f"{SMALLEST_IMAGE} x {SMALLEST_IMAGE}"
             )
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, kernel_size=8, stride=4, padding=2),
+            nn.Conv2d(channels, 32, kernel_size=8, stride=4, padding=2, **FLOAT32),
             nn.ReLU(),
-            nn.Conv2d(32, 64, kernel_size=4, stride=2, padding=1),
+            nn.Conv2d(32, 64, kernel_size=4, stride=2, padding=1, **FLOAT32),
             nn.ReLU(),
-            nn.Conv2d(64, 64, kernel_size=3, padding=1),
+            nn.Conv2d(64, 64, kernel_size=3, padding=1, **FLOAT32),
             nn.ReLU(),
         )
         self.size = 64 * (height // 8) * (width // 8)
@@ -95,12 +111,44 @@ class ImageFeatures(nn.Module):
         return self.layers(images.float() / 255 - 0.5).flatten(1)
 
 
+class Features(nn.ModuleList):
+    """From observations to float32 rows ``[N, size]``: the features of all keys side by side.
+
+    Images go through convolutions, which are the list's modules; numbers are flattened; choices
+    become one-hot.
+
+    Args:
+        space: of one observation; see `agents.observations.subspaces`.
+
+    Raises:
+        ValueError: a space it cannot handle.
+    """
+
+    def __init__(self, space: spaces.Space):
+        super().__init__()
+        self.encoders: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+        self.size = 0
+        for key, part in subspaces(space).items():
+            if is_image(part):
+                self.append(ImageFeatures(part.shape))
+                self.encoders[key] = self[-1]
+                self.size += self[-1].size
+            else:
+                self.encoders[key] = partial(encode, part)
+                self.size += encoded_size(part)
+
+    def forward(self, observations: Observation) -> torch.Tensor:
+        parts = {"": observations} if isinstance(observations, torch.Tensor) else observations
+        rows = [encoder(parts[key]) for key, encoder in self.encoders.items()]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+
 class QNetwork(nn.Module):
     """From observations to action values: features of each key, a perceptron, and a head.
 
     Args:
-        space: of one observation: a flat Box, a uint8 image, or a Dict of such.
-        actions: how many actions.
+        space: of one observation; see `agents.observations.subspaces`.
+        actions: number of actions.
         net_arch: widths of the hidden layers.
         dueling: add a state value and the actions' centred advantages (Wang et al. 2016).
         noisy: noisy linear layers; see :class:`NoisyLinear`.
@@ -120,33 +168,21 @@ class QNetwork(nn.Module):
         noisy: bool = False,
     ):
         super().__init__()
-        linear = NoisyLinear if noisy else nn.Linear
-        parts = boxes(space)
-        self.features = nn.ModuleList()  # of images; flat observations are their own
-        self.parts: list[tuple[str, nn.Module | None]] = []
-        size = 0
-        for key, box in parts.items():
-            if is_image(box):
-                self.features.append(ImageFeatures(box.shape))
-            self.parts.append((key, self.features[-1] if is_image(box) else None))
-            size += self.features[-1].size if is_image(box) else box.shape[0]
-        widths = [size, *net_arch]
+        linear = NoisyLinear if noisy else partial(nn.Linear, **FLOAT32)
+        self.features = Features(space)
+        widths = [self.features.size, *net_arch]
         self.body = nn.ModuleList(linear(*sizes) for sizes in pairwise(widths))
         self.advantage = linear(widths[-1], actions)
         self.value = linear(widths[-1], 1) if dueling else None
 
     def draw_noise(self, rng: torch.Generator | None) -> None:
-        """Draw all noisy layers' noise from ``rng``, on the CPU; ``None`` takes it away."""
+        """Draw all noisy layers' noise from ``rng``, on the CPU; ``None`` removes it."""
         for module in self.modules():
             if isinstance(module, NoisyLinear):
                 module.draw_noise(rng)
 
     def forward(self, observations: Observation) -> torch.Tensor:
-        parts = split(observations)
-        seen = [
-            features(parts[key]) if features else parts[key].float() for key, features in self.parts
-        ]
-        hidden = seen[0] if len(seen) == 1 else torch.cat(seen, dim=1)
+        hidden = self.features(observations)
         for layer in self.body:
             hidden = torch.relu(layer(hidden))
         advantage = self.advantage(hidden)
@@ -155,14 +191,39 @@ class QNetwork(nn.Module):
         return self.value(hidden) + advantage - advantage.mean(dim=1, keepdim=True)
 
 
-def as_one_vector(network: nn.Module) -> torch.Tensor:
-    """All parameters side by side, ``[P]``, with a gradient; the network's own become views."""
-    with torch.no_grad():
-        vector = torch.cat([parameter.flatten() for parameter in network.parameters()])
-    vector.grad = torch.zeros_like(vector)
-    sizes = [parameter.numel() for parameter in network.parameters()]
-    parts = zip(network.parameters(), vector.split(sizes), vector.grad.split(sizes), strict=True)
-    for parameter, values, gradient in parts:
-        parameter.data = values.view_as(parameter)
-        parameter.grad = gradient.view_as(parameter)
-    return vector
+def multilayer_perceptron(inputs: int, outputs: int, net_arch: Sequence[int]) -> nn.Sequential:
+    """Linear layers with ``tanh`` between them: float32 ``[N, inputs]`` to ``[N, outputs]``."""
+    layers: list[nn.Module] = []
+    for width in net_arch:
+        layers += [nn.Linear(inputs, width, **FLOAT32), nn.Tanh()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs, **FLOAT32))
+
+
+def check_computes(networks: nn.ModuleDict, device: torch.device) -> None:
+    """Raise a ValueError for a network that was moved to another device or dtype."""
+    for name, network in networks.items():
+        for parameter in network.parameters():
+            if (parameter.dtype, parameter.device) != (torch.float32, _indexed(device)):
+                raise ValueError(
+                    f"{name} has {str(parameter.dtype).removeprefix('torch.')} parameters on "
+                    f"{parameter.device}; it must have float32 ones on {device}"
+                )
+
+
+def check_learns(name: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise a ValueError for a network that its optimizer cannot change."""
+    parameters = list(network.parameters())
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError(f"no parameter of {name} requires a gradient; nothing can be learned")
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not all(id(parameter) in known for parameter in parameters):
+        raise ValueError(
+            f"{name} has parameters that its optimizer does not have; "
+            "load_state_dict() without assign=True keeps them"
+        )
+
+
+def _indexed(device: torch.device) -> torch.device:
+    """``"cuda"`` as ``"cuda:0"``, which is what tensors on it say."""
+    return torch.empty(0, device=device).device

@@ -6,6 +6,7 @@ learning"; Sutton and Barto 2018, "Reinforcement learning", sections 13.3 and 13
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections import deque
@@ -23,11 +24,39 @@ from torch import nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
 
-from agents.checks import check_hyperparameters
-from agents.environments import as_vector_env, autoreset_mode, check_rewards
+from agents.base import BaseAgent
+from agents.checks import (
+    boolean,
+    callables,
+    checked_seed,
+    fraction,
+    integer,
+    layer_widths,
+    number,
+    usable_device,
+)
+from agents.environments import as_vector_env, autoreset_mode, check_rewards, to_numpy
+from agents.networks import (
+    FLOAT32,
+    building,
+    check_computes,
+    check_learns,
+    multilayer_perceptron,
+)
+from agents.observations import (
+    as_batch,
+    check_values,
+    encode,
+    encoded_size,
+    is_image,
+    layout,
+    split,
+    subspaces,
+    take,
+)
 from agents.schedules import linear
 from agents.spaces_json import space_from_json
-from agents.states import describe, load_weights
+from agents.states import check_finite, describe, load_weights
 from gan_backbones.files import read_safetensors, write_safetensors
 from gan_backbones.progress import ProgressBar
 
@@ -36,8 +65,11 @@ FORMAT = "latentgym-reinforce-1"
 Callback = Callable[["Reinforce"], object]
 
 
-class Reinforce:
-    """A policy-gradient agent for `Discrete` or `Box` actions and flat `Box` observations.
+class Reinforce(BaseAgent):
+    """A policy-gradient agent for `Discrete` or `Box` actions.
+
+    Observations are `Box`, `Discrete`, `MultiBinary`, `MultiDiscrete`, or a `Dict` or `Tuple` of
+    these, but no images. Boxes are flattened, and choices are one-hot encoded.
 
     Each update plays whole episodes by the current policy and takes one step along
 
@@ -55,39 +87,44 @@ class Reinforce:
     deviation is learned, the same everywhere; -1 and 1 are the box's bounds, and what lies beyond
     is clipped. Without finite bounds they are the environment's units.
 
-    Hyper-parameters bear Stable-Baselines3's names where it has them. Steps are counted over all
-    environments.
+    Hyper-parameters are named as in Stable-Baselines3 where it has them; a value of another type is
+    converted if nothing is lost. Steps are counted over all environments.
+
+    Copies and unpickled agents learn on by themselves; see `agents.base.BaseAgent`.
 
     Args:
         env: a Gymnasium environment or vector environment, in any autoreset mode, whose episodes
             end.
-        learning_rate: of the policy (Adam); falls linearly to ``final_learning_rate``.
-        final_learning_rate: by default the same: constant.
+        learning_rate: step size of the policy's Adam; falls linearly to ``final_learning_rate``.
+        final_learning_rate: step size at the end of learning; constant by default.
         gamma: discount.
-        n_episodes: played for each update.
+        n_episodes: episodes played for each update.
         reward_to_go: if false, each step is credited with the whole episode's return: the same
             gradient on average, with a higher variance.
         discount_states: weight step t of an episode with ``gamma ** t``, as the gradient of the
             discounted return has it (Sutton and Barto); mostly left out, since late steps then
             hardly count. The whole episode's return needs no such weight.
         baseline: learn a state value and subtract it from the return.
-        baseline_learning_rate: of the state value (Adam).
+        baseline_learning_rate: step size of the state value's Adam.
         baseline_steps: gradient steps on each batch of episodes to fit the state value.
         normalize_advantage: subtract the batch's mean and divide by its standard deviation.
         ent_coef: weight of the policy's entropy, which is maximised besides.
         max_grad_norm: each network's gradient is scaled down to this norm.
         net_arch: widths of the hidden layers of policy and state value.
-        seed: of weights, actions and the environment; ``None`` draws one.
-        device: where the networks lie.
+        seed: random seed of weights, actions and the environment; ``None`` draws one.
+        device: where the networks are.
 
     Attributes:
         policy: maps observations to the distribution of actions.
         baseline_network: maps observations to values; ``None`` without a baseline.
+        optimizer: `torch.optim.Adam` of `policy`.
+        baseline_optimizer: that of `baseline_network`; ``None`` without a baseline.
         num_timesteps: steps so far.
         episode_returns: returns of the last 100 training episodes.
 
     Raises:
-        ValueError: spaces it cannot handle, or a hyper-parameter out of range.
+        ValueError: spaces it cannot handle, a hyper-parameter of the wrong type or out of range, or
+            a device that torch cannot use.
 
     Example:
         >>> agent = Reinforce(gym.make("CartPole-v1"), seed=0)
@@ -114,77 +151,92 @@ class Reinforce:
         seed: int | None = None,
         device: str = "cpu",
     ):
-        self.hyperparameters: dict[str, Any] = {
-            name: value for name, value in locals().items() if name not in ("self", "env", "device")
-        }
-        self.hyperparameters["net_arch"] = list(net_arch)
-        check_hyperparameters(
-            self.hyperparameters,
-            at_least={
-                0: ("final_learning_rate", "ent_coef", "seed"),
-                1: ("n_episodes", "baseline_steps"),
-            },
-            from_0_to_1=("gamma",),
-            above_0=("learning_rate", "baseline_learning_rate", "max_grad_norm"),
+        self.learning_rate = number("learning_rate", learning_rate, above=0)
+        self.final_learning_rate = final_learning_rate
+        if final_learning_rate is not None:
+            self.final_learning_rate = number("final_learning_rate", final_learning_rate, least=0)
+        self.gamma = fraction("gamma", gamma)
+        self.n_episodes = integer("n_episodes", n_episodes, 1)
+        self.reward_to_go = boolean("reward_to_go", reward_to_go)
+        self.discount_states = boolean("discount_states", discount_states)
+        self.baseline = boolean("baseline", baseline)
+        self.baseline_learning_rate = number(
+            "baseline_learning_rate", baseline_learning_rate, above=0
         )
-        vars(self).update(self.hyperparameters)
-        self.device = torch.device(device)
-        seed = int(np.random.SeedSequence().generate_state(1)[0] if seed is None else seed)
+        self.baseline_steps = integer("baseline_steps", baseline_steps, 1)
+        self.normalize_advantage = boolean("normalize_advantage", normalize_advantage)
+        self.ent_coef = number("ent_coef", ent_coef, least=0)
+        self.max_grad_norm = number("max_grad_norm", max_grad_norm, above=0, finite=False)
+        self.net_arch = layer_widths("net_arch", net_arch)
+        self.seed = checked_seed(seed)
+        self.device = usable_device(device)
+        seed = self.seed
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
         self._env_seed: int | None = seed  # used for the first reset, then None
-        self._rng = torch.Generator().manual_seed(seed)
+        self._rng = torch.Generator("cpu").manual_seed(seed)
         self.num_timesteps = 0
         self.episode_returns: deque[float] = deque(maxlen=100)
         self.env: VectorEnv | None = None
         if env is not None:
             self.set_env(env)
 
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The constructor's arguments by name, without ``env`` and ``device``."""
+        return {name: getattr(self, name) for name in _HYPERPARAMETERS}
+
     # Using --------------------------------------------------------------------------------------
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Any,
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
-        """The likeliest action for one observation or a batch of them.
+        """Return the likeliest action for one observation or a batch of them.
 
         Args:
-            observation: ``[D]`` or ``[N, D]``.
+            observation: arrays, tensors on any device, or numbers: ``[*shape]`` or
+                ``[N, *shape]``; a dict or tuple of such for a Dict or Tuple space.
             state: passed through; the agent has no memory.
             episode_start: ignored; here for Stable-Baselines3's `evaluate_policy`.
             deterministic: if false, draw the actions from the policy.
 
         Returns:
-            Actions, a single one or N of them (`Discrete`: int64; `Box`: within its bounds, of
-            its shape and dtype), and ``state``.
+            Actions as a NumPy array, a single one or N of them (`Discrete`: int64; `Box`: within
+            its bounds, of its shape and dtype), and ``state``.
 
         Raises:
-            ValueError: observations of another shape.
+            ValueError: observations of another shape, outside their space or not finite, or a
+                network that was moved to another dtype or device.
         """
-        observation = np.asarray(observation)
-        shape = self.observation_space.shape
-        single = observation.shape == shape
-        if not single and observation.shape[1:] != shape:
-            raise ValueError(
-                f"observation has shape {observation.shape}; expected {shape} or (N, {shape[0]})"
-            )
-        actions = self._act(
-            self._tensor(observation[None] if single else observation), deterministic
-        )
+        deterministic = boolean("deterministic", deterministic)
+        batch, single = as_batch(self.observation_space, observation)
+        try:
+            actions = self._act(self._encode(batch), deterministic)
+        except RuntimeError:
+            check_computes(self._networks, self.device)
+            raise
         actions = self._for_env(actions)
         return (actions[0] if single else actions), state
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def learn(
         self,
         total_timesteps: int,
-        callback: Callback | Sequence[Callback] = (),
+        callback: Callback | Sequence[Callback] | None = (),
         progress_bar: bool = False,
     ) -> Reinforce:
         """Play and learn for ``total_timesteps`` more steps, and until the last episodes are over.
 
+        Each update plays new episodes, so the environment may be used in between, and a call that
+        was interrupted can simply be followed by another.
+
         Args:
-            total_timesteps: steps, counted over all environments.
+            total_timesteps: steps, counted over all environments; 0 does nothing.
             callback: one or several functions called with the agent after each update.
             progress_bar: show one, with the mean return of recent episodes.
 
@@ -192,11 +244,20 @@ class Reinforce:
             The agent itself.
 
         Raises:
-            ValueError: no environment, or an environment that returns a reward that is not finite.
+            ValueError: no environment, an argument of the wrong type or out of range, an
+                environment that returns rewards or observations that are not finite, or networks
+                that cannot learn (frozen, or moved to another dtype).
+            FloatingPointError: the networks diverged; they stay as they were before the update
+                whose gradient was not finite.
         """
         if self.env is None:
             raise ValueError("the agent has no environment; pass env to load(), or call set_env()")
-        callbacks = [callback] if callable(callback) else list(callback)
+        total_timesteps = integer("total_timesteps", total_timesteps, 0)
+        callbacks = callables(callback)
+        check_computes(self._networks, self.device)
+        check_learns("policy", self.policy, self.optimizer)
+        if self.baseline:
+            check_learns("baseline_network", self.baseline_network, self.baseline_optimizer)
         first, total = self.num_timesteps, self.num_timesteps + total_timesteps
         shown = time.monotonic()
         with ProgressBar(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
@@ -222,8 +283,8 @@ class Reinforce:
         continuous = isinstance(actions, spaces.Box) and np.issubdtype(actions.dtype, np.floating)
         if not isinstance(actions, spaces.Discrete) and not continuous:
             raise ValueError(f"action space is {actions}; REINFORCE needs Discrete or a float Box")
-        if not isinstance(observations, spaces.Box) or len(observations.shape) != 1:
-            raise ValueError(f"observation space is {observations}; REINFORCE needs a flat Box")
+        if any(map(is_image, subspaces(observations).values())):
+            raise ValueError(f"observation space is {observations}; REINFORCE takes no images")
         if self.n_episodes < env.num_envs:
             raise ValueError(
                 f"n_episodes is {self.n_episodes}; it must be at least the number of "
@@ -231,12 +292,14 @@ class Reinforce:
             )
         if not hasattr(self, "policy"):
             self._build(observations, actions, self._env_seed)
-        mine = self.observation_space.shape, self.action_space
-        if (observations.shape, actions) != mine:
+        given, mine = layout(observations), layout(self.observation_space)
+        if given != mine or actions != self.action_space:
             raise ValueError(
-                f"the environment has observations {observations.shape} and actions {actions}; "
-                f"the agent was made for {mine[0]} and {mine[1]}"
+                f"the environment has observations {given} and actions {actions}; "
+                f"the agent was made for {mine} and {self.action_space}"
             )
+        if self._env_seed is None:  # the seed decides in the next environment, too
+            self._env_seed = int(torch.randint(2**31, (), generator=self._rng, device="cpu"))
         self.env = env
         self._mode = autoreset_mode(env)
 
@@ -250,11 +313,16 @@ class Reinforce:
             network.load_state_dict(parameters[name])
 
     def save(self, path: str | Path) -> None:
-        """Write networks and hyper-parameters to one safetensors file, atomically."""
+        """Write networks and hyper-parameters to one safetensors file, atomically.
+
+        Raises:
+            ValueError: weights that are not finite.
+        """
         spaces_of = self.observation_space, self.action_space
         metadata = describe(FORMAT, self.hyperparameters, *spaces_of)
         metadata["num_timesteps"] = str(self.num_timesteps)
         tensors = {k: v.cpu().contiguous() for k, v in self._networks.state_dict().items()}
+        check_finite(tensors)
         write_safetensors(path, tensors, metadata)
 
     @classmethod
@@ -267,6 +335,7 @@ class Reinforce:
             ValueError: a missing or damaged file, or one that holds no REINFORCE agent.
         """
         metadata, tensors = read_safetensors(path, "REINFORCE agent", FORMAT)
+        device = usable_device(device)
         try:
             agent = cls(None, device=device, **json.loads(metadata["hyperparameters"]))
             agent._build(
@@ -285,22 +354,24 @@ class Reinforce:
     # Learning -----------------------------------------------------------------------------------
 
     def _build(
-        self, observations: spaces.Box, actions: spaces.Discrete | spaces.Box, seed: int
+        self, observations: spaces.Space, actions: spaces.Discrete | spaces.Box, seed: int
     ) -> None:
         self.observation_space, self.action_space = observations, actions
-        size = int(np.prod(observations.shape))
-        with torch.random.fork_rng(devices=[]):  # leave the global random state untouched
-            torch.manual_seed(seed)
+        self._subspaces = subspaces(observations)
+        size = sum(map(encoded_size, self._subspaces.values()))
+        self.baseline_network = self.baseline_optimizer = None
+        with building(seed):
             self.policy = Policy(size, actions, self.net_arch)
-            self.baseline_network = _mlp(size, 1, self.net_arch) if self.baseline else None
-        self._networks = nn.ModuleDict({"policy": self.policy})
-        self._optimiser = torch.optim.Adam(self.policy.parameters(), self.learning_rate)
+            self._networks = nn.ModuleDict({"policy": self.policy})
+            if self.baseline:
+                self.baseline_network = multilayer_perceptron(size, 1, self.net_arch)
+                self._networks["baseline"] = self.baseline_network
+            self._networks.to(self.device)
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), self.learning_rate, fused=True)
         if self.baseline:
-            self._networks["baseline"] = self.baseline_network
-            self._baseline_optimiser = torch.optim.Adam(
-                self.baseline_network.parameters(), self.baseline_learning_rate
+            self.baseline_optimizer = torch.optim.Adam(
+                self.baseline_network.parameters(), self.baseline_learning_rate, fused=True
             )
-        self._networks.to(self.device)
 
     def _play(self) -> Episodes:
         """Play ``n_episodes`` by the current policy."""
@@ -309,17 +380,22 @@ class Reinforce:
         ages, returns = np.zeros(env.num_envs, dtype=np.int64), np.zeros(env.num_envs)
         resetting = np.zeros(env.num_envs, dtype=np.bool_)
         steps = []
-        following, _ = env.reset(seed=self._env_seed)
+        next_obs, _ = env.reset(seed=self._env_seed)
         self._env_seed = None
         while missing.any():
-            observations = self._tensor(following)
+            observations = self._encode(split(self.observation_space, next_obs))
             actions = self._act(observations)
-            following, rewards, terminated, truncated, infos = env.step(self._for_env(actions))
+            env_actions = self._for_env(actions)
+            device = _device_of(next_obs)
+            if device is not None:
+                env_actions = torch.from_numpy(env_actions).to(device)
+            next_obs, rewards, terminated, truncated, infos = env.step(env_actions)
+            rewards, terminated, truncated = map(to_numpy, (rewards, terminated, truncated))
             check_rewards(rewards)
             ended, counted = terminated | truncated, ~resetting & (missing > 0)
-            beyond = self._values_beyond(truncated & ~terminated & counted, following, infos)
-            paid = torch.tensor(rewards, dtype=torch.float32)
-            steps.append((observations, actions, paid, ended, beyond, ages, counted))
+            beyond = self._values_beyond(truncated & ~terminated & counted, next_obs, infos)
+            columns = rewards.astype(np.float32), ended, beyond, ages, counted
+            steps.append((observations, actions, *columns))
             self.num_timesteps += int((~resetting).sum())
             returns = np.where(resetting, 0.0, returns + rewards)
             self.episode_returns.extend(returns[ended & counted].tolist())
@@ -329,21 +405,25 @@ class Reinforce:
             if self._mode == AutoresetMode.NEXT_STEP:
                 resetting = ended  # the coming step's action is ignored
             elif self._mode == AutoresetMode.DISABLED and ended.any():
-                following, _ = env.reset(options={"reset_mask": ended.copy()})
-        columns = [torch.stack([torch.as_tensor(x) for x in c]) for c in zip(*steps, strict=True)]
-        return Episodes(*(column.to(self.device) for column in columns))
+                next_obs, _ = env.reset(options={"reset_mask": ended.copy()})
+        columns = (
+            torch.stack([torch.as_tensor(x, device=self.device) for x in column])
+            for column in zip(*steps, strict=True)
+        )
+        return Episodes(*columns)
 
     @torch.no_grad()
     def _values_beyond(
-        self, truncated: np.ndarray, following: np.ndarray, infos: dict[str, Any]
+        self, truncated: np.ndarray, next_obs: Any, infos: dict[str, Any]
     ) -> torch.Tensor:
         """What is still to be expected where an episode was cut off, else 0; float32 ``[N]``."""
-        values = torch.zeros(len(truncated))
+        values = torch.zeros(len(truncated), device=self.device, **FLOAT32)
         if truncated.any() and self.baseline and self.reward_to_go:
-            last = following[truncated]
+            last = next_obs
             if self._mode == AutoresetMode.SAME_STEP:
-                last = np.stack(list(infos["final_obs"][truncated]))
-            values[torch.from_numpy(truncated)] = self._values(self._tensor(last)).cpu()
+                last = infos["final_obs"]
+            rows = self._encode(take(self.observation_space, last, truncated))
+            values[torch.from_numpy(truncated)] = self._values(rows)
         return values
 
     def _update(self, episodes: Episodes) -> None:
@@ -351,11 +431,11 @@ class Reinforce:
         observations = episodes.observations[episodes.counted]
         returns = self._returns(episodes)[episodes.counted]
         loss = self._policy_loss(episodes, returns)
-        _descend(self._optimiser, loss, self.max_grad_norm)
+        _optimizer_step(self.optimizer, loss, self.max_grad_norm)
         # Only now: a baseline that has seen these returns would bias the gradient.
         for _ in range(self.baseline_steps if self.baseline else 0):
             loss = F.mse_loss(self._values(observations), returns)
-            _descend(self._baseline_optimiser, loss, self.max_grad_norm)
+            _optimizer_step(self.baseline_optimizer, loss, self.max_grad_norm)
 
     def _policy_loss(self, episodes: Episodes, returns: torch.Tensor) -> torch.Tensor:
         """Its gradient is minus the policy gradient, as a mean over the counted steps."""
@@ -368,7 +448,7 @@ class Reinforce:
             deviation = advantages.std(correction=0)
             advantages = (advantages - advantages.mean()) / (deviation + 1e-8)
         if self.discount_states and self.reward_to_go:
-            advantages = advantages * self.gamma ** episodes.ages[counted]
+            advantages = advantages * self.gamma ** episodes.ages[counted].float()
         distribution = self.policy(observations)
         log_probs = distribution.log_prob(episodes.actions[counted])
         return -(log_probs * advantages).mean() - self.ent_coef * distribution.entropy().mean()
@@ -391,7 +471,8 @@ class Reinforce:
         if isinstance(distribution, Categorical):
             return torch.multinomial(distribution.probs.cpu(), 1, generator=self._rng).squeeze(1)
         mean, deviation = distribution.mean.cpu(), distribution.stddev.cpu()
-        return mean + deviation * torch.randn(mean.shape, generator=self._rng)
+        noise = torch.randn(mean.shape, generator=self._rng, device="cpu", **FLOAT32)
+        return mean + deviation * noise
 
     def _for_env(self, actions: torch.Tensor) -> np.ndarray:
         """The policy's actions as the environment takes them."""
@@ -405,11 +486,16 @@ class Reinforce:
     def _set_learning_rate(self, progress: float) -> None:
         if self.final_learning_rate is not None:
             rate = linear(self.learning_rate, self.final_learning_rate, 1.0, progress)
-            self._optimiser.param_groups[0]["lr"] = rate
+            self.optimizer.param_groups[0]["lr"] = rate
 
-    def _tensor(self, observations: np.ndarray) -> torch.Tensor:
-        # A copy: an environment may use its array again.
-        return torch.tensor(observations, dtype=torch.float32, device=self.device)
+    def _encode(self, parts: Mapping[str, Any]) -> torch.Tensor:
+        """Observations by key as float32 rows ``[N, D]`` on the device, if they are valid."""
+        check_values(self._subspaces, parts)
+        rows = [
+            encode(space, torch.as_tensor(parts[key], device=self.device))
+            for key, space in self._subspaces.items()
+        ]
+        return torch.cat(rows, dim=1)  # a copy: an environment may use its array again
 
 
 class Policy(nn.Module):
@@ -427,8 +513,8 @@ class Policy(nn.Module):
         super().__init__()
         discrete = isinstance(actions, spaces.Discrete)
         size = int(actions.n) if discrete else int(np.prod(actions.shape))
-        self.net = _mlp(inputs, size, net_arch)
-        self.log_std = None if discrete else nn.Parameter(torch.zeros(size))
+        self.net = multilayer_perceptron(inputs, size, net_arch)
+        self.log_std = None if discrete else nn.Parameter(torch.zeros(size, **FLOAT32))
         with torch.no_grad():  # begin almost indifferent to the observation
             self.net[-1].weight.mul_(0.01)
             self.net[-1].bias.zero_()
@@ -491,19 +577,24 @@ def whole_returns(to_go: torch.Tensor, ages: torch.Tensor) -> torch.Tensor:
     return returns
 
 
-def _descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, max_norm: float) -> None:
-    optimiser.zero_grad()
+def _optimizer_step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, max_norm: float) -> None:
+    optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], max_norm)
-    optimiser.step()
+    norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_norm)
+    if not norm.isfinite():
+        raise FloatingPointError(
+            f"REINFORCE diverged: the gradient's norm is {norm.item()}; lower the learning rates, "
+            "or the rewards' scale"
+        )
+    optimizer.step()
 
 
-def _mlp(inputs: int, outputs: int, net_arch: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width in net_arch:
-        layers += [nn.Linear(inputs, width), nn.Tanh()]
-        inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+def _device_of(observations: Any) -> torch.device | None:
+    """The device of an environment that uses tensors; ``None`` if it uses NumPy."""
+    while isinstance(observations, (Mapping, tuple)):
+        values = observations.values() if isinstance(observations, Mapping) else observations
+        observations = next(iter(values))
+    return observations.device if isinstance(observations, torch.Tensor) else None
 
 
 def _centre(box: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
@@ -513,3 +604,8 @@ def _centre(box: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
         middle = box.low + half
     finite = np.isfinite(half)
     return np.where(finite, middle, 0), np.where(finite, half, 1)
+
+
+_HYPERPARAMETERS = [
+    name for name in inspect.signature(Reinforce).parameters if name not in ("env", "device")
+]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from agents.observations import Observation, boxes, join
+from agents.observations import Observation, join, subspaces
 
 logger = logging.getLogger("agents")
 
@@ -91,11 +91,12 @@ class ReplayBuffer:
     ):
         self.capacity, self.num_envs, self.n_steps, self.alpha = capacity, num_envs, n_steps, alpha
         self.device = torch.device(device)
+        self._arguments = space, capacity, num_envs, n_steps, gamma, alpha, device
         # An environment may have n unfinished transitions, and two observations for each.
         self._places = capacity + 2 * (n_steps + 1) * num_envs
         layout = {
-            key: (box.shape, torch.from_numpy(np.empty(0, box.dtype)).dtype)
-            for key, box in boxes(space).items()
+            key: (part.shape, torch.from_numpy(np.empty(0, part.dtype)).dtype)
+            for key, part in subspaces(space).items()
         }
         per_place = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.values())
         self.nbytes = self._places * per_place + capacity * (3 * 8 + 2 * 4 + 8)
@@ -104,17 +105,17 @@ class ReplayBuffer:
         _check_memory(self.nbytes, capacity, self.device)
 
         # Not zeroed: what is not yet written takes no memory.
-        self._observations = {
-            key: torch.empty(self._places, *shape, dtype=dtype, device=self.device)
+        # On the CPU all goes through NumPy, which has a fraction of torch's overhead.
+        self._rings = {
+            key: _quick(torch.empty(self._places, *shape, dtype=dtype, device=self.device))
             for key, (shape, dtype) in layout.items()
         }
         # Start and end (places of observations) and action; return and discount.
-        self._links = torch.empty(capacity, 3, dtype=torch.int64, device=self.device)
-        self._numbers = torch.empty(capacity, 2, device=self.device)
+        self._link_ring = _quick(torch.empty(capacity, 3, dtype=torch.int64, device=self.device))
+        self._number_ring = _quick(
+            torch.empty(capacity, 2, dtype=torch.float32, device=self.device)
+        )
         self._oldest_needed = np.empty(capacity, dtype=np.int64)  # the first observation in use
-        # On the CPU all goes through NumPy, which has a fraction of torch's overhead.
-        self._rings = {key: _quick(o) for key, o in self._observations.items()}
-        self._link_ring, self._number_ring = _quick(self._links), _quick(self._numbers)
         self._tree = None if alpha is None else SumTree(capacity)
         self._highest_priority = 1.0
         self._stored = 0  # observations, ever; they are numbered, and place = number % places
@@ -127,6 +128,24 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return self._size
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold what was stored, not the memory that waits for more."""
+        return ReplayBuffer, self._arguments, self.get_state()
+
+    def restart(self, observations: Mapping[str, Any]) -> None:
+        """New episodes begin in all environments, whatever was going on.
+
+        An interrupt in the middle of any method leaves the stored transitions as they were; what it
+        leaves in the tree of priorities is corrected here.
+
+        Args:
+            observations: the first ones, by key: ``[num_envs, *shape]``.
+        """
+        if self._tree is not None:
+            rows = (self._oldest + np.arange(self._size)) % self.capacity
+            self._tree.keep(rows)
+        self.begin(np.arange(self.num_envs), observations)
+
     def begin(self, rows: np.ndarray, observations: Mapping[str, Any]) -> None:
         """New episodes begin; what was unfinished in these rows is dropped.
 
@@ -137,7 +156,6 @@ class ReplayBuffer:
         if self._unfinished is not None:
             self._unfinished.drop(rows)
         self._current[rows] = self._store(observations)
-        self._forget()
 
     def add(
         self,
@@ -184,7 +202,7 @@ class ReplayBuffer:
         """
         weights = None
         if self._tree is None:
-            rows = torch.randint(self._size, (batch_size,), generator=rng)
+            rows = torch.randint(self._size, (batch_size,), generator=rng, device="cpu")
             if self._size < self.capacity and self._oldest:
                 rows = rows.add_(self._oldest).remainder_(self.capacity)
         else:
@@ -225,8 +243,8 @@ class ReplayBuffer:
         """All that it holds: tensors, arrays and numbers, to go on from."""
         places, size = min(self._stored, self._places), min(self.added, self.capacity)
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
-        state["observations"] = {key: o[:places] for key, o in self._observations.items()}
-        state["links"], state["numbers"] = self._links[:size], self._numbers[:size]
+        state["observations"] = {key: ring[:places] for key, ring in self._rings.items()}
+        state["links"], state["numbers"] = self._link_ring[:size], self._number_ring[:size]
         state["oldest_needed"] = self._oldest_needed[:size]
         state["current"] = self._current
         state["unfinished"] = None if self._unfinished is None else vars(self._unfinished)
@@ -234,13 +252,14 @@ class ReplayBuffer:
         return state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`get_state` of a buffer with the same arguments gave."""
+        """Continue from what :meth:`get_state` of a buffer with the same arguments gave."""
         for name in _COUNTERS:
             setattr(self, name, state[name])
         for key, observations in state["observations"].items():
-            self._observations[key][: len(observations)] = observations
+            _write(self._rings[key], 0, observations)
         size = len(state["oldest_needed"])
-        self._links[:size], self._numbers[:size] = state["links"], state["numbers"]
+        _write(self._link_ring, 0, state["links"])
+        _write(self._number_ring, 0, state["numbers"])
         self._oldest_needed[:size] = state["oldest_needed"]
         self._current[...] = state["current"]
         if self._unfinished is not None:
@@ -248,7 +267,12 @@ class ReplayBuffer:
         if self._tree is not None and size:
             self._tree.set(np.arange(size), state["priorities"])
 
+    __setstate__ = set_state
+
     # Inside -------------------------------------------------------------------------------------
+    #
+    # An interrupt may come between any two lines. So transitions are dropped before anything they
+    # need is overwritten, and what is written is counted last.
 
     @property
     def _oldest(self) -> int:
@@ -258,6 +282,7 @@ class ReplayBuffer:
         """Numbers of the newly stored observations, int64 ``[M]``."""
         count = len(next(iter(observations.values())))
         numbers = np.arange(self._stored, self._stored + count)
+        self._forget(self._stored + count - self._places)
         for key, ring in self._rings.items():
             _write(ring, self._stored % self._places, observations[key])
         self._stored += count
@@ -277,19 +302,18 @@ class ReplayBuffer:
         links = np.array([starts[kept] % self._places, ends[kept] % self._places, actions[kept]])
         numbers = np.array([returns[kept], discounts[kept]], dtype=np.float32)
         first, count = (self.added + kept.start) % self.capacity, links.shape[1]
+        self._size = min(self._size, self.capacity - count)
         _write(self._link_ring, first, links.T)
         _write(self._number_ring, first, numbers.T)
         rows = (first + np.arange(count)) % self.capacity
         self._oldest_needed[rows] = oldest_needed
-        self.added += len(starts)
-        self._size = min(self._size + count, self.capacity)
+        self.added += len(starts)  # first: with the size alone, an old transition would count
+        self._size += count
         if self._tree is not None:
             self._tree.set(rows, np.full(count, self._highest_priority**self.alpha))
-        self._forget()
 
-    def _forget(self) -> None:
-        """Let go of the transitions that have lost an observation."""
-        oldest_kept = self._stored - self._places
+    def _forget(self, oldest_kept: int) -> None:
+        """Drop the transitions that need an observation older than number ``oldest_kept``."""
         if oldest_kept <= 0:
             return
         first = self._oldest
@@ -298,9 +322,9 @@ class ReplayBuffer:
             oldest_kept,
             key=lambda age: self._oldest_needed[(first + age) % self.capacity],
         )
-        self._size -= lost
         if self._tree is not None and lost:
             self._tree.set((first + np.arange(lost)) % self.capacity, np.zeros(lost))
+        self._size -= lost
 
 
 def _split(column: Observation | None, size: int) -> Iterable[Any]:
@@ -435,6 +459,17 @@ class SumTree:
             nodes = nodes // 2
             self._sums[nodes] = self._sums[2 * nodes] + self._sums[2 * nodes + 1]
 
+    def keep(self, rows: np.ndarray) -> None:
+        """Set all priorities but those of ``rows`` to 0, and compute all sums again."""
+        kept = self.leaves[rows].copy()
+        self._sums[:] = 0.0
+        self.leaves[rows] = kept
+        first = self._first_leaf
+        while first > 1:
+            pairs = self._sums[first : 2 * first].reshape(-1, 2)
+            self._sums[first // 2 : first] = pairs.sum(axis=1)
+            first //= 2
+
     def sample(self, count: int, rng: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw one row from each of ``count`` equal shares of the total.
 
@@ -442,7 +477,7 @@ class SumTree:
             Rows int64 ``[count]``, and the probabilities they had, float64 ``[count]``.
         """
         total = self._sums[1]
-        share = torch.rand(count, dtype=torch.float64, generator=rng).numpy()
+        share = torch.rand(count, dtype=torch.float64, generator=rng, device="cpu").numpy()
         points = (np.arange(count) + share) / count * total
         nodes = np.ones(count, dtype=np.int64)
         while nodes[0] < self._first_leaf:

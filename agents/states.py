@@ -137,6 +137,13 @@ def describe(
     }
 
 
+def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise a ValueError for weights that are not finite: no file may be replaced by such."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite; nothing was saved")
+
+
 def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: str | Path) -> None:
     """Give a network the weights that a file holds.
 

@@ -172,7 +172,10 @@ def other_network(metadata, _):
     ("edit", "expected"),
     [
         (other_network, "its state is damaged (RuntimeError("),
-        (lambda _, t: t.pop("parameters"), "its description is damaged (KeyError('parameters'))"),
+        (
+            lambda _, t: t.pop("networks/q_network/body.0.weight"),
+            "its description is damaged (KeyError('networks/q_network/body.0.weight'))",
+        ),
         (lambda m, _: m.pop("state"), "its description is damaged (KeyError('state'))"),
         (lambda m, _: m.update(state="[]"), "its description is damaged (TypeError("),
         (

@@ -165,19 +165,6 @@ def save_curves(
 def save_gif(path: Path, frames: list[np.ndarray], fps: int, rest: float = 2.0) -> None:
     """Frames uint8 ``[H, W, 3]`` as an endless GIF that rests on its last frame, in seconds."""
     durations = [1000 / fps] * (len(frames) - 1) + [1000 * rest]
-<<<<<<< HEAD
-    iio.imwrite(path, np.stack(frames), extension=".gif", duration=durations, loop=0)
-
-
-def _set_fonts(figure: Figure) -> None:
-    """Draw each text of a figure in a font that has its characters."""
-    usual = font_manager.findfont("DejaVu Sans")
-    for label in figure.findobj(Text):
-        if not label.get_text().isascii():
-            file, text = font_for(label.get_text(), usual)
-            font = font_manager.FontProperties(fname=file, size=label.get_fontsize())
-            label.set(text=text, fontproperties=font)
-=======
     gif = iio.imwrite("<bytes>", np.stack(frames), extension=".gif", duration=durations, loop=0)
     write_atomically(path, gif)
 
@@ -188,4 +175,13 @@ def _save(figure: Figure, path: Path, **options: Any) -> None:
     figure.savefig(content, format=path.suffix[1:] or "png", **options)
     plt.close(figure)
     write_atomically(path, content.getvalue())
->>>>>>> w-cli
+
+
+def _set_fonts(figure: Figure) -> None:
+    """Draw each text of a figure in a font that has its characters."""
+    usual = font_manager.findfont("DejaVu Sans")
+    for label in figure.findobj(Text):
+        if not label.get_text().isascii():
+            file, text = font_for(label.get_text(), usual)
+            font = font_manager.FontProperties(fname=file, size=label.get_fontsize())
+            label.set(text=text, fontproperties=font)
