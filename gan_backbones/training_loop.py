@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imageio.v3 as iio
 import numpy as np
@@ -32,6 +32,7 @@ from tqdm import tqdm
 from gan_backbones.datasets.images import to_float
 from gan_backbones.devices import computes_in_bf16
 from gan_backbones.files import write_atomically
+from gan_backbones.validation import NonNegativeInt, PositiveInt, Seed, check_fields
 
 LOG_INTERVAL = 50  # iterations
 FRAME_MS = 400  # how long the GIF shows each grid
@@ -57,24 +58,25 @@ class TrainingConfig:
         checkpoint_interval: iterations between checkpoints, each with checks and a sample grid.
         sample_at: further iterations that get a sample grid.
         tensorboard: also log for TensorBoard.
+
+    Raises:
+        ValueError: a setting of the wrong type or out of range.
     """
 
     data: str | Path
     out: str | Path = Path("runs/backbone")
-    iterations: int = 5000
-    batch_size: int = 64
-    image_size: int = 64
-    channels: int | None = None
+    iterations: PositiveInt = 5000
+    batch_size: PositiveInt = 64
+    image_size: PositiveInt = 64
+    channels: Literal[1, 3] | None = None
     bf16: bool = True
-    seed: int = 0
-    checkpoint_interval: int = 500
-    sample_at: tuple[int, ...] = (0, 250)
+    seed: Seed = 0
+    checkpoint_interval: PositiveInt = 500
+    sample_at: tuple[NonNegativeInt, ...] = (0, 250)
     tensorboard: bool = False
 
     def __post_init__(self):
-        for name in ("iterations", "batch_size", "checkpoint_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        check_fields(self)
 
 
 class Trainer:

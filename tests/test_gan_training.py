@@ -9,6 +9,7 @@ import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import imageio.v3 as iio
 import numpy as np
@@ -17,9 +18,12 @@ import torch
 from accelerate.state import AcceleratorState
 
 from gan_backbones import gan_training, training_loop
+from gan_backbones.augment import POLICIES
 from gan_backbones.datasets import CartoonSet
 from gan_backbones.gan_training import GANConfig, GANTrainer, find_warnings
-from gan_backbones.losses import OBJECTIVES, zero_centred_penalty
+from gan_backbones.losses import OBJECTIVES, PENALTIES, zero_centred_penalty
+from gan_backbones.networks.dcgan import NORMS, UPSAMPLINGS
+from gan_backbones.reward_punishment import PRESETS
 
 CONFIG = GANConfig(
     data="unused",
@@ -575,23 +579,81 @@ def test_every_setting_trains_and_resumes(tmp_path, name):
     ("changes", "message"),
     [
         (dict(objective="mse"), "objective is 'mse'; allowed: bce, minimax"),
-        (dict(norm="batch"), "penalty 'r1_r2' is of each image's own gradient"),
+        (dict(norm="batch"), "penalty_kind 'r1_r2' uses each image's own gradient"),
         (dict(objective="wgan", penalty_kind="none"), "leaves the discriminator's slope unbounded"),
         (dict(flipped=0.1), "flipped is 0.1, but objective 'relativistic' has no targets"),
         (dict(architecture="stylegan"), "architecture is 'stylegan'; allowed: dcgan, residual"),
         (dict(architecture="residual", norm="spectral"), "norm is 'spectral'; the residual"),
-        (dict(augment=("flip",)), "policy 'flip' is unknown; allowed: color, translation, cutout"),
-        (dict(reward_punishment="S4", objective="bce"), "'S4'; allowed: S1, S2, S3"),
+        (
+            dict(augment=("flip",)),
+            "augment is ('flip',); allowed: a sequence, each element color, translation, cutout",
+        ),
+        (dict(augment=("color", "color")), "policy 'color' is named twice"),
+        (
+            dict(reward_punishment="S4", objective="bce"),
+            "reward_punishment is 'S4'; allowed: S1, S2, S3 or None",
+        ),
         (dict(reward_punishment="S1"), "allowed in the semi-cooperative game: bce, minimax"),
-        (dict(discriminator_steps=0), "discriminator_steps is 0; it must be 1 or more"),
-        (dict(batch_size=0), "batch_size is 0; it must be 1 or more"),
-        (dict(ema_half_life=-1), "ema_half_life is -1; it must be 0 or more"),
+        (dict(penalty=0), "penalty is 0.0; allowed with penalty_kind 'r1_r2': finite and above 0"),
+        (dict(penalty_kind="foo"), "penalty_kind is 'foo'; allowed: none, wgan, r1, r2, r1_r2"),
+        (dict(norm="foo"), "norm is 'foo'; allowed: none, batch, spectral"),
+        (dict(latent_dim=0), "latent_dim is 0; allowed: a whole number at least 1"),
+        (dict(learning_rate=-1), "learning_rate is -1; allowed: a finite number above 0"),
+        (dict(learning_rate=math.nan), "learning_rate is nan; allowed: a finite number above 0"),
+        (dict(batch_size="32"), "batch_size is '32'; allowed: a whole number at least 1"),
+        (dict(batch_size=True), "batch_size is True; allowed: a whole number at least 1"),
+        (dict(bf16="False"), "bf16 is 'False'; allowed: True or False"),
+        (dict(channels=2), "channels is 2; allowed: 1, 3 or None"),
+        (dict(data=3), "data is 3; allowed: text or a path"),
+        (
+            dict(betas=(0.5, 1.0)),
+            "betas is (0.5, 1.0); allowed: 2 values, each a finite number at least 0 and below 1",
+        ),
+        (dict(betas=0.5), "betas is 0.5; allowed: 2 values"),
+        (
+            dict(sample_at=(0, -1)),
+            "sample_at is (0, -1); allowed: a sequence, each element a whole",
+        ),
+        (
+            dict(seed=2**64),
+            "seed is 18446744073709551616; allowed: a whole number at least 0 and at most "
+            "9223372036854775807",
+        ),
+        (dict(seed=-1), "seed is -1; allowed: a whole number at least 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         replace(CONFIG, **changes)
     assert "\n" not in str(error.value)
+
+
+def test_settings_are_converted_to_their_types():
+    config = replace(
+        CONFIG, batch_size=np.int64(8), iterations=1e3, learning_rate=1, betas=[0, np.float32(0.5)]
+    )
+    settings = config.batch_size, config.iterations, config.learning_rate, *config.betas
+    assert settings == (8, 1000, 1.0, 0.0, 0.5)
+    assert list(map(type, settings)) == [int, int, float, float, float]
+    assert config.betas == (0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "implemented"),
+    [
+        ("objective", OBJECTIVES),
+        ("penalty_kind", PENALTIES),
+        ("augment", POLICIES),
+        ("reward_punishment", PRESETS),
+        ("norm", NORMS),
+        ("upsampling", UPSAMPLINGS),
+    ],
+)
+def test_choices_are_those_that_are_implemented(setting, implemented):
+    """Type checkers and the command line need them written out."""
+    hint = get_type_hints(GANConfig)[setting]
+    literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+    assert get_args(literals[0]) == tuple(implemented)
 
 
 def test_the_objective_without_tricks_is_the_plain_loop(tmp_path):
