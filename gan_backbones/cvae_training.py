@@ -16,7 +16,7 @@ from gan_backbones.losses import (
 )
 from gan_backbones.networks import ConditionalVAE, Discriminator
 from gan_backbones.schema import AttributeSchema
-from gan_backbones.training_loop import Trainer, TrainingConfig, build, seeded
+from gan_backbones.training_loop import Trainer, TrainingConfig, build, draw_latents, seeded
 from gan_backbones.validation import NonNegativeFloat, PositiveFloat, PositiveInt
 
 ROWS, COLUMNS = 3, 10
@@ -143,7 +143,7 @@ class CVAETrainer(Trainer):
     def _samples(self) -> torch.Tensor:
         """Rows of equal noise, columns of equal label."""
         rng = seeded(self.config.seed, -1)
-        latents = torch.randn(ROWS, self.config.latent_dim, generator=rng)
+        latents = draw_latents(ROWS, self.config.latent_dim, rng)
         labels = self._shown.repeat(ROWS, 1).to(self.device)
         latents = latents.repeat_interleave(self._columns, dim=0).to(self.device)
         self.generator.eval()

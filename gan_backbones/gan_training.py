@@ -29,7 +29,7 @@ from gan_backbones.networks import (
     ResidualGenerator,
 )
 from gan_backbones.reward_punishment import PRESETS
-from gan_backbones.training_loop import Trainer, TrainingConfig, build, seeded
+from gan_backbones.training_loop import Trainer, TrainingConfig, build, draw_latents, seeded
 from gan_backbones.validation import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -334,7 +334,7 @@ class GANTrainer(Trainer):
 
     def _samples(self) -> torch.Tensor:
         rng = seeded(self.config.seed, -1)
-        latents = torch.randn(64, self.config.latent_dim, generator=rng)
+        latents = draw_latents(64, self.config.latent_dim, rng)
         return batched(self.generator, latents.to(self.device))
 
     @torch.no_grad()
@@ -342,7 +342,7 @@ class GANTrainer(Trainer):
         """Is the discriminator saturated or overfitted, have modes collapsed?"""
         self.discriminator.eval()
         rng = seeded(self.config.seed, -1)
-        latents = torch.randn(CHECKED, self.config.latent_dim, generator=rng).to(self.device)
+        latents = draw_latents(CHECKED, self.config.latent_dim, rng).to(self.device)
         generated = batched(lambda z: self.discriminator(self.generator(z)), latents)
         train = self._score_all(self.images[:CHECKED])
         unseen = train if self.held_out is None else self._score_all(self.held_out[:CHECKED])

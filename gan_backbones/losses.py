@@ -160,8 +160,8 @@ def label_targets(
     Returns:
         Targets float32 ``[count]`` of real and of generated images.
     """
-    flip = torch.rand(2, count, generator=rng) < flipped
-    targets = torch.tensor([[real_target], [0.0]]).expand(2, count)
+    flip = torch.rand(2, count, generator=rng, dtype=torch.float32) < flipped
+    targets = torch.tensor([[real_target], [0.0]], dtype=torch.float32).expand(2, count)
     real, fake = torch.where(flip, targets.flip(0), targets)
     return real, fake
 
@@ -196,7 +196,7 @@ def wgan_gradient_penalty(
         fake: like ``real``.
         rng: of the points, on the CPU.
     """
-    share = torch.rand(len(real), 1, 1, 1, generator=rng).to(real)
+    share = torch.rand(len(real), 1, 1, 1, generator=rng, dtype=torch.float32).to(real)
     images = real.detach().lerp(fake.detach(), share).requires_grad_()
     norm = torch.linalg.vector_norm(_gradient(discriminator(images), images), dim=1)
     return (norm - 1).square().mean()
@@ -259,7 +259,7 @@ def check_objective(
         if norm == "batch":
             raise ValueError(
                 f"penalty_kind {penalty_kind!r} uses each image's own gradient, but with norm "
-                "'batch' scores depend on the whole batch; allowed with it: norm 'none' or 'spectral'"
+                "'batch' scores depend on the whole batch; allowed: norm 'none' or 'spectral'"
             )
     elif objective == "wgan" and norm != "spectral":
         raise ValueError(

@@ -27,8 +27,8 @@ CVAE = CVAEConfig(data="unused", features=4, **TINY)
 def shades(count=96, seed=0):
     """Noisy images of three shades of grey, and which."""
     rng = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 3, (count, 1), generator=rng)
-    noise = torch.randint(0, 30, (count, 1, 16, 16), generator=rng)
+    labels = torch.randint(0, 3, (count, 1), generator=rng, device="cpu")
+    noise = torch.randint(0, 30, (count, 1, 16, 16), generator=rng, device="cpu")
     return (labels[:, :, None, None] * 110 + noise).to(torch.uint8), labels
 
 
