@@ -62,7 +62,8 @@ def color(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     Brightness shifts by up to 0.5 either way. Saturation scales the distance from the pixel's grey
     by 0 to 2 (grey images have none), contrast that from the image's mean by 0.5 to 1.5.
     """
-    brightness, saturation, contrast = torch.rand(3, len(images), 1, 1, 1, generator=rng).to(images)
+    draws = torch.rand(3, len(images), 1, 1, 1, generator=rng, dtype=torch.float32)
+    brightness, saturation, contrast = draws.to(images)
     images = images + (brightness - 0.5)
     grey = images.mean(dim=1, keepdim=True)
     images = grey + (images - grey) * (2 * saturation)

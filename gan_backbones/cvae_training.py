@@ -16,7 +16,8 @@ from gan_backbones.losses import (
 )
 from gan_backbones.networks import ConditionalVAE, Discriminator
 from gan_backbones.schema import AttributeSchema
-from gan_backbones.training_loop import Trainer, TrainingConfig, build, seeded
+from gan_backbones.training_loop import Trainer, TrainingConfig, build, draw_latents, seeded
+from gan_backbones.validation import NonNegativeFloat, PositiveFloat, PositiveInt
 
 ROWS, COLUMNS = 3, 10
 """The sample grid: latents, one a row, under labels, one a column."""
@@ -37,23 +38,16 @@ class CVAEConfig(TrainingConfig):
         penalty_interval: apply it every so many iterations, that much stronger.
 
     Raises:
-        ValueError: a setting that is out of range.
+        ValueError: a setting of the wrong type or out of range.
     """
 
-    latent_dim: int = 100
-    features: int = 32
-    discriminator_features: int = 32
-    learning_rate: float = 3e-4
-    scale: float = 0.5
-    penalty: float = 2.0
-    penalty_interval: int = 2
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.penalty_interval < 1:
-            raise ValueError(f"penalty_interval is {self.penalty_interval}; it must be 1 or more")
-        if self.scale <= 0:
-            raise ValueError(f"scale is {self.scale}; it must be above 0")
+    latent_dim: PositiveInt = 100
+    features: PositiveInt = 32
+    discriminator_features: PositiveInt = 32
+    learning_rate: PositiveFloat = 3e-4
+    scale: PositiveFloat = 0.5
+    penalty: NonNegativeFloat = 2.0
+    penalty_interval: PositiveInt = 2
 
 
 class CVAETrainer(Trainer):
@@ -149,7 +143,7 @@ class CVAETrainer(Trainer):
     def _samples(self) -> torch.Tensor:
         """Rows of equal noise, columns of equal label."""
         rng = seeded(self.config.seed, -1)
-        latents = torch.randn(ROWS, self.config.latent_dim, generator=rng)
+        latents = draw_latents(ROWS, self.config.latent_dim, rng)
         labels = self._shown.repeat(ROWS, 1).to(self.device)
         latents = latents.repeat_interleave(self._columns, dim=0).to(self.device)
         self.generator.eval()

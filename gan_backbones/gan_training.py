@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -29,9 +29,14 @@ from gan_backbones.networks import (
     ResidualGenerator,
 )
 from gan_backbones.reward_punishment import PRESETS
-from gan_backbones.training_loop import Trainer, TrainingConfig, build, seeded
-
-ARCHITECTURES = ("dcgan", "residual")
+from gan_backbones.training_loop import Trainer, TrainingConfig, build, draw_latents, seeded
+from gan_backbones.validation import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+)
 
 CHECKED = 256
 """How many images of each kind the checks look at."""
@@ -47,6 +52,8 @@ DIVERSE = 0.1
 
 OVERFITTED = 0.5
 """Overfitting score from which the discriminator knows its images by heart."""
+
+Beta = Annotated[float, Range(least=0, below=1)]
 
 
 @dataclass(frozen=True)
@@ -80,36 +87,34 @@ class GANConfig(TrainingConfig):
             averaging.
 
     Raises:
-        ValueError: a setting that is unknown, out of range, or makes no sense with another.
+        ValueError: a setting of the wrong type, out of range, or that makes no sense with another.
     """
 
-    architecture: str = "dcgan"
-    upsampling: str = "transposed"
-    norm: str = "none"
-    latent_dim: int = 100
-    generator_features: int = 32
-    discriminator_features: int = 32
-    objective: str = "relativistic"
+    architecture: Literal["dcgan", "residual"] = "dcgan"
+    upsampling: Literal["transposed", "upconv"] = "transposed"
+    norm: Literal["none", "batch", "spectral"] = "none"
+    latent_dim: PositiveInt = 100
+    generator_features: PositiveInt = 32
+    discriminator_features: PositiveInt = 32
+    objective: Literal["bce", "minimax", "least_squares", "hinge", "wgan", "relativistic"] = (
+        "relativistic"
+    )
     real_target: float = 1.0
     flipped: float = 0.0
-    reward_punishment: str | None = None
-    discriminator_steps: int = 1
-    learning_rate: float = 3e-4
-    discriminator_learning_rate: float | None = None
+    reward_punishment: Literal["S1", "S2", "S3"] | None = None
+    discriminator_steps: PositiveInt = 1
+    learning_rate: PositiveFloat = 3e-4
+    discriminator_learning_rate: PositiveFloat | None = None
     # No momentum: with it adversarial training oscillates. beta2 < .999 follows R3GAN.
-    betas: tuple[float, float] = (0.0, 0.99)
-    penalty_kind: str = "r1_r2"
-    penalty: float = 2.0
-    penalty_interval: int = 2
-    augment: tuple[str, ...] = ()
-    ema_half_life: int = 20_000
+    betas: tuple[Beta, Beta] = (0.0, 0.99)
+    penalty_kind: Literal["none", "wgan", "r1", "r2", "r1_r2"] = "r1_r2"
+    penalty: NonNegativeFloat = 2.0
+    penalty_interval: PositiveInt = 2
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    ema_half_life: NonNegativeInt = 20_000
 
     def __post_init__(self):
         super().__post_init__()
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"architecture is {self.architecture!r}; allowed: {', '.join(ARCHITECTURES)}"
-            )
         if self.architecture == "residual":
             for name, only in (("upsampling", "transposed"), ("norm", "none")):
                 if getattr(self, name) != only:
@@ -117,21 +122,12 @@ class GANConfig(TrainingConfig):
                         f"{name} is {getattr(self, name)!r}; the residual architecture has no such "
                         f"choice: leave it at {only!r}"
                     )
-        for name, least in (("discriminator_steps", 1), ("penalty_interval", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
-        if self.ema_half_life < 0:
-            raise ValueError(f"ema_half_life is {self.ema_half_life}; it must be 0 or more")
         check_policies(self.augment)
-        if self.reward_punishment not in (None, *PRESETS):
-            raise ValueError(
-                f"reward_punishment is {self.reward_punishment!r}; allowed: {', '.join(PRESETS)}"
-            )
         check_objective(
             self.objective,
             norm=self.norm,
-            penalty=self.penalty_kind,
-            penalty_weight=self.penalty,
+            penalty_kind=self.penalty_kind,
+            penalty=self.penalty,
             real_target=self.real_target,
             flipped=self.flipped,
             semi_cooperative=self.reward_punishment is not None,
@@ -338,7 +334,7 @@ class GANTrainer(Trainer):
 
     def _samples(self) -> torch.Tensor:
         rng = seeded(self.config.seed, -1)
-        latents = torch.randn(64, self.config.latent_dim, generator=rng)
+        latents = draw_latents(64, self.config.latent_dim, rng)
         return batched(self.generator, latents.to(self.device))
 
     @torch.no_grad()
@@ -346,7 +342,7 @@ class GANTrainer(Trainer):
         """Is the discriminator saturated or overfitted, have modes collapsed?"""
         self.discriminator.eval()
         rng = seeded(self.config.seed, -1)
-        latents = torch.randn(CHECKED, self.config.latent_dim, generator=rng).to(self.device)
+        latents = draw_latents(CHECKED, self.config.latent_dim, rng).to(self.device)
         generated = batched(lambda z: self.discriminator(self.generator(z)), latents)
         train = self._score_all(self.images[:CHECKED])
         unseen = train if self.held_out is None else self._score_all(self.held_out[:CHECKED])

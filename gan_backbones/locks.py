@@ -51,7 +51,11 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
                 "since": datetime.now().astimezone().isoformat(" ", "seconds"),
             }
             write_atomically(folder / HOLDER, json.dumps(holder).encode())
-        yield
+        try:
+            yield
+        finally:
+            if lock.lock_counter == 1:
+                (folder / HOLDER).unlink(missing_ok=True)
 
 
 def _holder(folder: Path) -> str:

@@ -160,8 +160,8 @@ def label_targets(
     Returns:
         Targets float32 ``[count]`` of real and of generated images.
     """
-    flip = torch.rand(2, count, generator=rng) < flipped
-    targets = torch.tensor([[real_target], [0.0]]).expand(2, count)
+    flip = torch.rand(2, count, generator=rng, dtype=torch.float32) < flipped
+    targets = torch.tensor([[real_target], [0.0]], dtype=torch.float32).expand(2, count)
     real, fake = torch.where(flip, targets.flip(0), targets)
     return real, fake
 
@@ -196,7 +196,7 @@ def wgan_gradient_penalty(
         fake: like ``real``.
         rng: of the points, on the CPU.
     """
-    share = torch.rand(len(real), 1, 1, 1, generator=rng).to(real)
+    share = torch.rand(len(real), 1, 1, 1, generator=rng, dtype=torch.float32).to(real)
     images = real.detach().lerp(fake.detach(), share).requires_grad_()
     norm = torch.linalg.vector_norm(_gradient(discriminator(images), images), dim=1)
     return (norm - 1).square().mean()
@@ -206,8 +206,8 @@ def check_objective(
     objective: str,
     *,
     norm: str = "none",
-    penalty: str = "none",
-    penalty_weight: float = 1.0,
+    penalty_kind: str = "none",
+    penalty: float = 1.0,
     real_target: float = 1.0,
     flipped: float = 0.0,
     semi_cooperative: bool = False,
@@ -217,8 +217,8 @@ def check_objective(
     Args:
         objective: one of :data:`OBJECTIVES`.
         norm: of the discriminator: ``"none"``, ``"batch"`` or ``"spectral"``.
-        penalty: one of :data:`PENALTIES`.
-        penalty_weight: its weight; above 0 if there is a penalty.
+        penalty_kind: one of :data:`PENALTIES`.
+        penalty: its weight; above 0 if there is a penalty.
         real_target: see :func:`label_targets`; above 0.5, at most 1.
         flipped: see :func:`label_targets`; at least 0, below 0.5, where labels say nothing.
         semi_cooperative: whether the game of :mod:`gan_backbones.reward_punishment` is played,
@@ -229,7 +229,7 @@ def check_objective(
     """
     for name, value, allowed in (
         ("objective", objective, tuple(OBJECTIVES)),
-        ("penalty", penalty, PENALTIES),
+        ("penalty_kind", penalty_kind, PENALTIES),
     ):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
@@ -250,18 +250,21 @@ def check_objective(
             f"objective {objective!r} has no probabilities to reward or punish; allowed in the "
             "semi-cooperative game: bce, minimax"
         )
-    if penalty != "none":
-        if not 0 < penalty_weight < math.inf:
-            raise ValueError(f"penalty_weight is {penalty_weight}; allowed: finite and above 0")
+    if penalty_kind != "none":
+        if not 0 < penalty < math.inf:
+            raise ValueError(
+                f"penalty is {penalty}; allowed with penalty_kind {penalty_kind!r}: finite and "
+                "above 0"
+            )
         if norm == "batch":
             raise ValueError(
-                f"penalty {penalty!r} is of each image's own gradient, but with norm 'batch' "
-                "scores depend on the whole batch; allowed with it: norm 'none' or 'spectral'"
+                f"penalty_kind {penalty_kind!r} uses each image's own gradient, but with norm "
+                "'batch' scores depend on the whole batch; allowed: norm 'none' or 'spectral'"
             )
     elif objective == "wgan" and norm != "spectral":
         raise ValueError(
-            f"objective 'wgan' with penalty 'none' and norm {norm!r} leaves the discriminator's "
-            "slope unbounded; allowed: any penalty, or norm 'spectral'"
+            f"objective 'wgan' with penalty_kind 'none' and norm {norm!r} leaves the "
+            "discriminator's slope unbounded; allowed: any penalty_kind, or norm 'spectral'"
         )
 
 

@@ -28,14 +28,15 @@ A training step of the game, which differs from the usual one in three places::
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch.nn import functional as F
 
 from gan_backbones.losses import Targets, bce_discriminator, cross_entropy
+from gan_backbones.validation import NonNegativeFloat, PositiveInt, Range, check_fields
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,17 @@ class RewardPunishment:
         study: share of a reward epoch's images that are studied without generated ones.
 
     Raises:
-        ValueError: a weight below 0 or not finite, no punishment epoch, or a share that is not
-            between 0 and 1.
+        ValueError: a setting of the wrong type or out of range.
     """
 
-    punishment: float
-    reward: float
-    feedback: float
-    punishment_epochs: int = 4
-    study: float = 0.5
+    punishment: NonNegativeFloat
+    reward: NonNegativeFloat
+    feedback: NonNegativeFloat
+    punishment_epochs: PositiveInt = 4
+    study: Annotated[float, Range(above=0, below=1)] = 0.5
 
     def __post_init__(self):
-        for name in ("punishment", "reward", "feedback"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}; allowed: finite, 0 or more")
-        if self.punishment_epochs < 1:
-            raise ValueError(f"punishment_epochs is {self.punishment_epochs}; allowed: 1 or more")
-        if not 0 < self.study < 1:
-            raise ValueError(f"study is {self.study}; allowed: between 0 and 1")
+        check_fields(self)
 
     def phase(self, epoch: int, progress: float) -> str:
         """What is played now: ``"punishment"``, ``"study"`` or ``"reward"``.

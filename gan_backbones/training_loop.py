@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import signal
+import sys
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imageio.v3 as iio
 import numpy as np
@@ -29,15 +32,22 @@ from torch import nn
 from torchvision.utils import make_grid, save_image
 
 from gan_backbones.datasets.images import to_float
-from gan_backbones.devices import computes_in_bf16
+from gan_backbones.devices import computes_in_bf16, plain_mode
 from gan_backbones.files import write_atomically
+from gan_backbones.locks import folder_lock
 from gan_backbones.progress import ProgressBar
+from gan_backbones.validation import NonNegativeInt, PositiveInt, Seed, check_fields
 
 LOG_INTERVAL = 50  # iterations
 FRAME_MS = 400  # how long the GIF shows each grid
 
 FREE_SETTINGS = ("data", "out", "checkpoint_interval", "sample_at", "tensorboard")
 """Settings that do not change what is computed, so a resumed run may have others."""
+
+OUTPUTS = ("log.jsonl", "samples", "samples.gif", "tensorboard")
+"""What a run writes besides its checkpoint."""
+
+_building = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -57,24 +67,32 @@ class TrainingConfig:
         checkpoint_interval: iterations between checkpoints, each with checks and a sample grid.
         sample_at: further iterations that get a sample grid.
         tensorboard: also log for TensorBoard.
+
+    Raises:
+        ValueError: a setting of the wrong type or out of range.
     """
 
     data: str | Path
     out: str | Path = Path("runs/backbone")
-    iterations: int = 5000
-    batch_size: int = 64
-    image_size: int = 64
-    channels: int | None = None
+    iterations: PositiveInt = 5000
+    batch_size: PositiveInt = 64
+    image_size: PositiveInt = 64
+    channels: Literal[1, 3] | None = None
     bf16: bool = True
-    seed: int = 0
-    checkpoint_interval: int = 500
-    sample_at: tuple[int, ...] = (0, 250)
+    seed: Seed = 0
+    checkpoint_interval: PositiveInt = 500
+    sample_at: tuple[NonNegativeInt, ...] = (0, 250)
     tensorboard: bool = False
 
     def __post_init__(self):
-        for name in ("iterations", "batch_size", "checkpoint_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        check_fields(self)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings that may not change when resuming, as plain JSON data."""
+        settings = dataclasses.asdict(self)
+        for key in FREE_SETTINGS:
+            del settings[key]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
 
 class Trainer:
@@ -109,9 +127,10 @@ class Trainer:
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
         processes = self.accelerator.num_processes
-        if len(images) < config.batch_size:
+        if len(images) < max(config.batch_size, 2):
             raise ValueError(
-                f"batch_size is {config.batch_size} but there are only {len(images)} images"
+                f"batch_size is {config.batch_size}, but there are only {len(images)} images to "
+                "train on; at least batch_size and at least 2 are needed"
             )
         if config.batch_size % processes:
             raise ValueError(
@@ -121,13 +140,16 @@ class Trainer:
         share = config.batch_size // processes
         rank = self.accelerator.process_index
         self._slice = slice(rank * share, (rank + 1) * share)
-        self._networks = {
-            name: network.to(self.device, memory_format=torch.channels_last)
-            for name, network in networks.items()
-        }
+        with plain_mode():  # inference mode would make parameters that cannot be trained
+            self._networks = {
+                name: network.to(self.device, memory_format=torch.channels_last)
+                for name, network in networks.items()
+            }
         self._trained = tuple(trained)
         self._optimisers: dict[str, torch.optim.Optimizer] = {}
         self._pending: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self._permutation: tuple[int, torch.Tensor] | None = None  # epoch and order of its images
+        self._checksum: int | None = None  # of the images
         self._board = None
         self._columns = 8  # of the sample grid
         self._bf16 = config.bf16 and computes_in_bf16(self.device)
@@ -160,15 +182,26 @@ class Trainer:
         """Train up to ``config.iterations``, resuming from the checkpoint in ``config.out``.
 
         Writes ``checkpoint.pt``, ``log.jsonl``, ``samples/<iteration>.png``, and at the end
-        ``samples.gif``. Ctrl-C finishes the iteration and saves first; a second one acts at once.
+        ``samples.gif``. Samples and log of an earlier run without its checkpoint are moved to
+        ``earlier-1``, ``earlier-2``, ... Ctrl-C finishes the iteration and saves first; a second
+        one acts at once. Called again, after an interrupt at any moment, it resumes exactly.
 
         Raises:
+            FolderInUseError: another training is writing to ``config.out``.
             ValueError: the checkpoint in ``config.out`` is damaged, or was made under another
                 configuration.
             FloatingPointError: a loss or a weight is not finite; the last checkpoint is left as it
                 was.
             OSError: a file could not be written; the last checkpoint is left as it was.
         """
+        with self.lock(), plain_mode():
+            self._train()
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Lock ``config.out`` against other trainings; of several processes the first does."""
+        return folder_lock(self.out) if self.accelerator.is_main_process else nullcontext()
+
+    def _train(self) -> None:
         self._resume()
         config = self.config
         bar = ProgressBar(
@@ -225,12 +258,11 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def settings(self) -> dict[str, Any]:
-        """The configuration less what may differ when resuming, plus the number of images."""
-        settings = dataclasses.asdict(self.config)
-        for key in FREE_SETTINGS:
-            del settings[key]
-        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-        return {**settings, "images": len(self.images)}
+        """Return what a checkpoint must agree on: settings, and number and checksum of images."""
+        if self._checksum is None:
+            self._checksum = checksum(self.images)
+        images = {"images": len(self.images), "images_checksum": self._checksum}
+        return {**self.config.settings(), **images}
 
     # For the steps ------------------------------------------------------------------------------
 
@@ -272,11 +304,11 @@ class Trainer:
         """
         per_epoch = len(self.images) // self.config.batch_size
         epoch, position = divmod(number, per_epoch)
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch = epoch
+        if self._permutation is None or self._permutation[0] != epoch:
             rng = seeded(self.config.seed, -2 - epoch)
-            self._order = torch.randperm(len(self.images), generator=rng)
-        rows = self._order[position * self.config.batch_size :][: self.config.batch_size]
+            self._permutation = epoch, torch.randperm(len(self.images), generator=rng)
+        _, order = self._permutation
+        rows = order[position * self.config.batch_size :][: self.config.batch_size]
         return rows[self._slice]
 
     def _batch(self, rows: torch.Tensor) -> torch.Tensor:
@@ -286,8 +318,7 @@ class Trainer:
 
     def _noise(self, latent_dim: int, rng: torch.Generator) -> torch.Tensor:
         """This process's slice of a batch of latents."""
-        noise = torch.randn(self.config.batch_size, latent_dim, generator=rng)
-        return noise[self._slice].to(self.device)
+        return draw_latents(self.config.batch_size, latent_dim, rng)[self._slice].to(self.device)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
@@ -321,22 +352,27 @@ class Trainer:
         del self._pending[:-1]
 
     def _diverged(self, what: str, iteration: int) -> FloatingPointError:
-        return FloatingPointError(
-            f"{what} at iteration {iteration}; last good checkpoint: {self.out / 'checkpoint.pt'}"
-        )
+        return FloatingPointError(f"{what} at iteration {iteration}; {self._last_good()}")
+
+    def _last_good(self) -> str:
+        file = self.out / "checkpoint.pt"
+        if file.exists():
+            return f"last good checkpoint: {file}"
+        return "there is no checkpoint yet"
 
     def _log(self, bar: ProgressBar) -> None:
         self._check_losses()
         now = time.perf_counter()
         began, iteration = self._clock
         self._clock = now, self.iteration
-        done = (self.iteration - iteration) * self.config.batch_size
+        # A coarse clock may not have ticked.
+        seconds = max(now - began, time.get_clock_info("perf_counter").resolution)
+        speed = (self.iteration - iteration) * self.config.batch_size / seconds
         figures = {name: value.item() for name, value in self._pending[-1][1].items()}
         bar.set_postfix(
-            {name: f"{value:.3f}" for name, value in figures.items()}
-            | {"img/s": f"{done / (now - began):.0f}"}
+            {name: f"{value:.3f}" for name, value in figures.items()} | {"img/s": f"{speed:.0f}"}
         )
-        self._write_log({**figures, "images_per_second": round(done / (now - began), 1)})
+        self._write_log({**figures, "images_per_second": round(speed, 1)})
 
     def _check(self, bar: ProgressBar) -> None:
         """Grid, figures and warnings."""
@@ -392,9 +428,12 @@ class Trainer:
                 "tensorboard is on but the package tensorboard is not installed: "
                 "pip install latentgym[tensorboard]"
             ) from None
-        with SummaryWriter(self.out / "tensorboard", purge_step=self.iteration + 1) as self._board:
-            yield
-        self._board = None
+        try:
+            folder = self.out / "tensorboard"
+            with SummaryWriter(folder, purge_step=self.iteration + 1) as self._board:
+                yield
+        finally:
+            self._board = None
 
     # Files --------------------------------------------------------------------------------------
 
@@ -405,7 +444,7 @@ class Trainer:
         except OSError as error:
             raise OSError(
                 f"{file} could not be written at iteration {self.iteration} "
-                f"({error.strerror or error}); last good checkpoint: {self.out / 'checkpoint.pt'}"
+                f"({error.strerror or error}); {self._last_good()}"
             ) from error
 
     def _write(self, file: Path, content: bytes) -> None:
@@ -413,16 +452,40 @@ class Trainer:
             write_atomically(file, content)
 
     def _resume(self) -> None:
-        file, log = self.out / "checkpoint.pt", self.out / "log.jsonl"
-        with self._named_errors(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            self._load(file)
+        """Load the checkpoint, or write the first: what was interrupted resumes from it."""
+        file = self.out / "checkpoint.pt"
+        resumes = file.exists() and self._load(file)
+        self._pending = []
+        for name in self._trained:  # an interrupt may have left them in evaluation mode
+            self._networks[name].train()
+        self.accelerator.wait_for_everyone()  # all have looked before anything is written
+        if resumes:
+            self._prune_log()
+        else:
+            self._set_aside()
+            self.save()
+        self.accelerator.wait_for_everyone()
+
+    def _prune_log(self) -> None:
+        """Drop what a killed run logged after its last checkpoint."""
+        log = self.out / "log.jsonl"
         if self.accelerator.is_main_process and log.exists():
-            # Drop what a killed run logged after its last checkpoint.
             kept = [line for line in log.read_text().splitlines(keepends=True) if self._done(line)]
             self._write(log, "".join(kept).encode())
-        self.accelerator.wait_for_everyone()
+
+    def _set_aside(self) -> None:
+        """Move what an earlier run has left into a folder of its own."""
+        left = [path for name in OUTPUTS if (path := self.out / name).exists()]
+        if not (left and self.accelerator.is_main_process):
+            return
+        numbers = itertools.count(1)
+        earlier = next(e for n in numbers if not (e := self.out / f"earlier-{n}").exists())
+        with self._named_errors(earlier):
+            earlier.mkdir()
+            for path in left:
+                path.rename(earlier / path.name)
+        names = ", ".join(path.name for path in left)
+        print(f"{names} of an earlier run in {self.out} moved to {earlier}", file=sys.stderr)
 
     def _done(self, line: str) -> bool:
         try:
@@ -430,7 +493,8 @@ class Trainer:
         except json.JSONDecodeError:  # the last line of a killed run
             return False
 
-    def _load(self, file: Path) -> None:
+    def _load(self, file: Path) -> bool:
+        """Take the state of a checkpoint; False if it is another run's that trained nothing."""
         try:
             with zipfile.ZipFile(file) as archive:  # torch.load does not compare checksums
                 if archive.testzip() is not None:
@@ -447,6 +511,8 @@ class Trainer:
             for key in {**ours, **theirs}
             if theirs.get(key) != ours.get(key)
         ]
+        if changed and checkpoint["iteration"] == 0:
+            return False
         if changed:
             raise ValueError(
                 f"{file} was made under another configuration ({', '.join(changed)}): "
@@ -458,6 +524,7 @@ class Trainer:
         for name, optimiser in self._optimisers.items():
             optimiser.load_state_dict(checkpoint["optimisers"][name])
         self._recall(checkpoint["memory"])
+        return True
 
     def _stop(self, interrupted: threading.Event) -> bool:
         """Whether any process was interrupted: all must leave the loop together."""
@@ -470,10 +537,29 @@ class Trainer:
 
 
 def build(seed: int, *factories: Any) -> list[nn.Module]:
-    """Networks with initial weights from ``seed``, the global random state untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return [factory() for factory in factories]
+    """Return networks with initial weights from ``seed``: float32, on the CPU.
+
+    The global random state and torch's default dtype and device neither count nor change.
+    """
+    # Both are the process's: one thread at a time.
+    with _building, plain_mode(), torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed seeds GPUs, too
+        dtype = torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(torch.float32)
+            return [factory() for factory in factories]
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+def draw_latents(count: int, latent_dim: int, rng: torch.Generator) -> torch.Tensor:
+    """Return ``count`` draws from N(0, I), float32 ``[count, latent_dim]`` on the CPU."""
+    return torch.randn(count, latent_dim, generator=rng, dtype=torch.float32, device="cpu")
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """Return the CRC-32 of a tensor's values."""
+    return zlib.crc32(tensor.contiguous().numpy())
 
 
 def seeded(seed: int, number: int) -> torch.Generator:

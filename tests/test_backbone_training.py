@@ -27,8 +27,8 @@ CVAE = CVAEConfig(data="unused", features=4, **TINY)
 def shades(count=96, seed=0):
     """Noisy images of three shades of grey, and which."""
     rng = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 3, (count, 1), generator=rng)
-    noise = torch.randint(0, 30, (count, 1, 16, 16), generator=rng)
+    labels = torch.randint(0, 3, (count, 1), generator=rng, device="cpu")
+    noise = torch.randint(0, 30, (count, 1, 16, 16), generator=rng, device="cpu")
     return (labels[:, :, None, None] * 110 + noise).to(torch.uint8), labels
 
 
@@ -192,7 +192,16 @@ def test_a_watching_discriminator_changes_nothing_for_the_vae(tmp_path):
     assert (states[0] - states[1]).abs().max() == 0
 
 
-@pytest.mark.parametrize(("name", "value"), [("scale", 0.0), ("penalty_interval", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scale", 0.0),
+        ("scale", torch.inf),
+        ("penalty_interval", 0),
+        ("features", 1.5),
+        ("seed", -1),
+    ],
+)
 def test_vae_settings_that_make_no_sense_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"^{name} is {value}; it must be"):
+    with pytest.raises(ValueError, match=f"^{name} is {value}; allowed: a"):
         replace(CVAE, **{name: value})

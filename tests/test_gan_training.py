@@ -1,4 +1,5 @@
 import copy
+import errno
 import json
 import math
 import os
@@ -6,9 +7,12 @@ import random
 import re
 import signal
 import socket
+import sys
 import threading
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import imageio.v3 as iio
 import numpy as np
@@ -17,9 +21,13 @@ import torch
 from accelerate.state import AcceleratorState
 
 from gan_backbones import gan_training, training_loop
+from gan_backbones.augment import POLICIES
 from gan_backbones.datasets import CartoonSet
 from gan_backbones.gan_training import GANConfig, GANTrainer, find_warnings
-from gan_backbones.losses import OBJECTIVES, zero_centred_penalty
+from gan_backbones.locks import FolderInUseError
+from gan_backbones.losses import OBJECTIVES, PENALTIES, zero_centred_penalty
+from gan_backbones.networks.dcgan import NORMS, UPSAMPLINGS
+from gan_backbones.reward_punishment import PRESETS
 
 CONFIG = GANConfig(
     data="unused",
@@ -37,8 +45,8 @@ EITHER_PRECISION = pytest.mark.parametrize("bf16", [False, True], ids=["float32"
 
 
 def random_images(count=12):
-    rng = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=rng)
+    rng = torch.Generator("cpu").manual_seed(0)
+    return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=rng, device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +115,7 @@ def ctrl_c():
 def undisturbed(tmp_path_factory):
     """The checkpoints of runs from beginning to end, without and with bfloat16."""
     checkpoints = {}
+    torch.set_num_threads(1)  # as in every test: sums by several threads are rounded otherwise
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_loop, "computes_in_bf16", lambda device: True)
         for bf16 in (False, True):
@@ -197,6 +206,122 @@ def test_training_in_another_thread(tmp_path):
     assert checkpoint(tmp_path)["iteration"] == 6
 
 
+def interrupt_after(lines, function):
+    """Raise KeyboardInterrupt after so many lines of this package; returns how many were run."""
+    seen = 0
+
+    def count(frame, event, arg):
+        nonlocal seen
+        if event == "line":
+            seen += 1
+            if seen == lines:
+                raise KeyboardInterrupt
+        return count
+
+    def trace(frame, event, arg):
+        return count if "gan_backbones" in frame.f_code.co_filename else None
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(previous)
+    return seen
+
+
+def test_the_same_object_resumes_after_interrupts_at_any_moment(tmp_path):
+    def make(name):
+        return trainer(
+            tmp_path / name, random_images(), random_images(8), iterations=3,
+            checkpoint_interval=2, objective="bce", norm="batch", penalty_kind="none",
+        )  # fmt: skip
+
+    lines = interrupt_after(-1, make("whole").train)
+    for number, first in enumerate(range(1, lines, lines // 6)):
+        gan = make(str(number))
+        for moment in (first, lines // 3):
+            with suppress(KeyboardInterrupt):
+                interrupt_after(moment, gan.train)
+        gan.train()
+        whole, resumed = (
+            torch.load(tmp_path / name / "checkpoint.pt") for name in ("whole", str(number))
+        )
+        assert same(resumed, whole)
+        logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", str(number))]
+        assert logs[0] == logs[1]
+
+
+@contextmanager
+def default_dtype(dtype):
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    assert torch.get_default_dtype() == dtype
+    torch.set_default_dtype(previous)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: default_dtype(torch.float64),
+        lambda: torch.device("meta"),
+        torch.inference_mode,
+        torch.no_grad,
+    ],
+    ids=["float64", "meta", "inference mode", "no grad"],
+)
+def test_the_state_of_torch_changes_nothing(tmp_path, undisturbed, state):
+    with state():
+        trainer(tmp_path).train()
+    assert same(checkpoint(tmp_path), undisturbed[False])
+
+
+def test_a_second_training_in_the_folder_is_refused(tmp_path, monkeypatch):
+    refused = []
+
+    def start_another(loss):
+        def run():
+            try:
+                trainer(tmp_path).train()
+            except FolderInUseError as error:
+                refused.append(str(error))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        return loss
+
+    fail_at(monkeypatch, 3, start_another)
+    trainer(tmp_path).train()
+    assert len(refused) == 1
+    assert refused[0].startswith(f"{tmp_path} is in use by process {os.getpid()} on ")
+
+
+def test_what_another_run_left_is_moved_away_not_mixed(tmp_path, capsys):
+    """The checkpoint is deleted; the next run has larger images."""
+    trainer(tmp_path).train()
+    before = {name: (tmp_path / name).read_bytes() for name in ("log.jsonl", "samples.gif")}
+    (tmp_path / "checkpoint.pt").unlink()
+    images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
+    trainer(tmp_path, images).train()
+    assert "log.jsonl, samples, samples.gif of an earlier run" in capsys.readouterr().err
+    for name, content in before.items():
+        assert (tmp_path / "earlier-1" / name).read_bytes() == content
+    assert len(list((tmp_path / "earlier-1" / "samples").iterdir())) == 2
+    side = iio.imread(tmp_path / "samples" / "000000.png").shape[1]
+    assert iio.imread(tmp_path / "samples.gif").shape[:3] == (2, side, side)
+    (tmp_path / "checkpoint.pt").unlink()
+    trainer(tmp_path).train()
+    assert (tmp_path / "earlier-2" / "samples.gif").exists()
+
+
+def test_a_run_that_trained_nothing_is_replaced(tmp_path, undisturbed):
+    trainer(tmp_path, seed=8).save()
+    trainer(tmp_path).train()
+    assert same(checkpoint(tmp_path), undisturbed[False])
+
+
 def in_a_child(function):
     """Run ``function`` in a copy of this process; returns how it ended, or the signal, negative."""
     child = os.fork()
@@ -285,12 +410,26 @@ def test_a_full_disk_leaves_the_checkpoint(tmp_path, undisturbed):
     assert in_a_child(run) == 0
     file = tmp_path / "checkpoint.pt"
     assert (tmp_path / "error").read_text() == (
-        f"{file} could not be written at iteration 4 (File too large); last good checkpoint: {file}"
+        f"{file} could not be written at iteration 2 (File too large); last good checkpoint: {file}"
     )
-    assert checkpoint(tmp_path)["iteration"] == 2
+    assert checkpoint(tmp_path)["iteration"] == 0
     assert not list(tmp_path.glob(".checkpoint*"))
     trainer(tmp_path).train()
     assert same(checkpoint(tmp_path), undisturbed[False])
+
+
+def test_a_failure_at_the_first_write_names_no_checkpoint(tmp_path, monkeypatch):
+    def fail(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training_loop, "write_atomically", fail)
+    file = tmp_path / "checkpoint.pt"
+    message = (
+        f"{file} could not be written at iteration 0 (No space left on device); "
+        "there is no checkpoint yet"
+    )
+    with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
+        trainer(tmp_path).train()
 
 
 @pytest.mark.parametrize("side", ["discriminator", "generator"])
@@ -335,10 +474,12 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
         "(seed 7 -> 8, learning_rate 0.0003 -> 0.001): "
         "choose another folder, or the same configuration to resume"
     )
-    with pytest.raises(ValueError, match=re.escape("(images 12 -> 8)")):
+    with pytest.raises(ValueError, match=re.escape("(images 12 -> 8, ")):
         GANTrainer(replace(CONFIG, out=tmp_path), random_images(8)).train()
     with pytest.raises(ValueError, match=re.escape("(generator_features 4 -> 8)")):
         trainer(tmp_path, generator_features=8).train()
+    with pytest.raises(ValueError, match=r"\(images_checksum \d+ -> \d+\)"):
+        trainer(tmp_path, 255 - random_images()).train()
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
@@ -436,9 +577,11 @@ def test_every_image_is_seen_once_an_epoch(tmp_path, count):
 
 
 def test_too_few_images(tmp_path):
-    message = "^batch_size is 4 but there are only 3 images$"
+    message = "^batch_size is 4, but there are only 3 images to train on; at least batch_size and"
     with pytest.raises(ValueError, match=message):
         GANTrainer(replace(CONFIG, out=tmp_path), random_images(3))
+    with pytest.raises(ValueError, match="only 1 images to train on"):
+        GANTrainer(replace(CONFIG, out=tmp_path, batch_size=1), random_images(1))
 
 
 def test_images_are_read_from_the_data_folder(tmp_path, faces):
@@ -449,6 +592,7 @@ def test_images_are_read_from_the_data_folder(tmp_path, faces):
 
 def test_the_log_holds_every_interval_once(tmp_path, monkeypatch):
     monkeypatch.setattr(training_loop, "LOG_INTERVAL", 1)
+    monkeypatch.setattr(training_loop.time, "perf_counter", lambda: 1.0)  # a clock without ticks
     with monkeypatch.context() as patch:
         fail_at(patch, 5, interrupt)
         with pytest.raises(Interruption):
@@ -458,6 +602,7 @@ def test_the_log_holds_every_interval_once(tmp_path, monkeypatch):
     losses = [line for line in lines if "gap" in line]
     assert [line["iteration"] for line in losses] == [1, 2, 3, 4, 5, 6]
     figures = {"iteration", "loss_discriminator", "loss_generator", "gap", "images_per_second"}
+    assert all(line["images_per_second"] > 0 for line in losses)
     for line in losses:
         assert line.keys() == figures
         assert all(map(math.isfinite, line.values()))
@@ -471,7 +616,7 @@ def test_grids_at_the_given_iterations_a_gif_and_no_litter(tmp_path):
     trainer(tmp_path, checkpoint_interval=4, sample_at=(0, 1)).train()
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     grids = [f"samples/00000{iteration}.png" for iteration in (0, 1, 4, 6)]
-    assert files == ["checkpoint.pt", "log.jsonl", "samples.gif", *grids]
+    assert files == [".lock", "checkpoint.pt", "log.jsonl", "samples.gif", *grids]
     frames = iio.imread(tmp_path / "samples.gif")
     assert frames.shape == (4, *iio.imread(tmp_path / grids[0]).shape)
 
@@ -575,23 +720,81 @@ def test_every_setting_trains_and_resumes(tmp_path, name):
     ("changes", "message"),
     [
         (dict(objective="mse"), "objective is 'mse'; allowed: bce, minimax"),
-        (dict(norm="batch"), "penalty 'r1_r2' is of each image's own gradient"),
+        (dict(norm="batch"), "penalty_kind 'r1_r2' uses each image's own gradient"),
         (dict(objective="wgan", penalty_kind="none"), "leaves the discriminator's slope unbounded"),
         (dict(flipped=0.1), "flipped is 0.1, but objective 'relativistic' has no targets"),
         (dict(architecture="stylegan"), "architecture is 'stylegan'; allowed: dcgan, residual"),
         (dict(architecture="residual", norm="spectral"), "norm is 'spectral'; the residual"),
-        (dict(augment=("flip",)), "policy 'flip' is unknown; allowed: color, translation, cutout"),
-        (dict(reward_punishment="S4", objective="bce"), "'S4'; allowed: S1, S2, S3"),
+        (
+            dict(augment=("flip",)),
+            "augment is ('flip',); allowed: a sequence, each element color, translation, cutout",
+        ),
+        (dict(augment=("color", "color")), "policy 'color' is named twice"),
+        (
+            dict(reward_punishment="S4", objective="bce"),
+            "reward_punishment is 'S4'; allowed: S1, S2, S3 or None",
+        ),
         (dict(reward_punishment="S1"), "allowed in the semi-cooperative game: bce, minimax"),
-        (dict(discriminator_steps=0), "discriminator_steps is 0; it must be 1 or more"),
-        (dict(batch_size=0), "batch_size is 0; it must be 1 or more"),
-        (dict(ema_half_life=-1), "ema_half_life is -1; it must be 0 or more"),
+        (dict(penalty=0), "penalty is 0.0; allowed with penalty_kind 'r1_r2': finite and above 0"),
+        (dict(penalty_kind="foo"), "penalty_kind is 'foo'; allowed: none, wgan, r1, r2, r1_r2"),
+        (dict(norm="foo"), "norm is 'foo'; allowed: none, batch, spectral"),
+        (dict(latent_dim=0), "latent_dim is 0; allowed: a whole number at least 1"),
+        (dict(learning_rate=-1), "learning_rate is -1; allowed: a finite number above 0"),
+        (dict(learning_rate=math.nan), "learning_rate is nan; allowed: a finite number above 0"),
+        (dict(batch_size="32"), "batch_size is '32'; allowed: a whole number at least 1"),
+        (dict(batch_size=True), "batch_size is True; allowed: a whole number at least 1"),
+        (dict(bf16="False"), "bf16 is 'False'; allowed: True or False"),
+        (dict(channels=2), "channels is 2; allowed: 1, 3 or None"),
+        (dict(data=3), "data is 3; allowed: text or a path"),
+        (
+            dict(betas=(0.5, 1.0)),
+            "betas is (0.5, 1.0); allowed: 2 values, each a finite number at least 0 and below 1",
+        ),
+        (dict(betas=0.5), "betas is 0.5; allowed: 2 values"),
+        (
+            dict(sample_at=(0, -1)),
+            "sample_at is (0, -1); allowed: a sequence, each element a whole",
+        ),
+        (
+            dict(seed=2**64),
+            "seed is 18446744073709551616; allowed: a whole number at least 0 and at most "
+            "9223372036854775807",
+        ),
+        (dict(seed=-1), "seed is -1; allowed: a whole number at least 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         replace(CONFIG, **changes)
     assert "\n" not in str(error.value)
+
+
+def test_settings_are_converted_to_their_types():
+    config = replace(
+        CONFIG, batch_size=np.int64(8), iterations=1e3, learning_rate=1, betas=[0, np.float32(0.5)]
+    )
+    settings = config.batch_size, config.iterations, config.learning_rate, *config.betas
+    assert settings == (8, 1000, 1.0, 0.0, 0.5)
+    assert list(map(type, settings)) == [int, int, float, float, float]
+    assert config.betas == (0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "implemented"),
+    [
+        ("objective", OBJECTIVES),
+        ("penalty_kind", PENALTIES),
+        ("augment", POLICIES),
+        ("reward_punishment", PRESETS),
+        ("norm", NORMS),
+        ("upsampling", UPSAMPLINGS),
+    ],
+)
+def test_choices_are_those_that_are_implemented(setting, implemented):
+    """Type checkers and the command line need them written out."""
+    hint = get_type_hints(GANConfig)[setting]
+    literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+    assert get_args(literals[0]) == tuple(implemented)
 
 
 def test_the_objective_without_tricks_is_the_plain_loop(tmp_path):

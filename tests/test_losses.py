@@ -217,7 +217,10 @@ def test_penalties_train_a_real_discriminator(kind):
 TARGETED = "those with targets: bce, minimax, least_squares"
 REFUSED = [
     ({"objective": "dcgan"}, "objective is 'dcgan'; allowed: bce, minimax, least_squares, hinge, "),
-    ({"objective": "bce", "penalty": "r3"}, "penalty is 'r3'; allowed: none, wgan, r1, r2, r1_r2"),
+    (
+        {"objective": "bce", "penalty_kind": "r3"},
+        "penalty_kind is 'r3'; allowed: none, wgan, r1, r2, r1_r2",
+    ),
     ({"objective": "bce", "real_target": 0.5}, "real_target is 0.5; allowed: above 0.5, up to 1"),
     ({"objective": "bce", "real_target": 1.1}, "real_target is 1.1; allowed: above 0.5, up to 1"),
     ({"objective": "bce", "flipped": 0.5}, "flipped is 0.5; allowed: 0 to below 0.5"),
@@ -232,20 +235,20 @@ REFUSED = [
         f"flipped is 0.1, but objective 'relativistic' has no targets; {TARGETED}",
     ),
     (
-        {"objective": "bce", "penalty": "r1", "penalty_weight": 0.0},
-        "penalty_weight is 0.0; allowed: finite and above 0",
+        {"objective": "bce", "penalty_kind": "r1", "penalty": 0.0},
+        "penalty is 0.0; allowed with penalty_kind 'r1': finite and above 0",
     ),
     (
-        {"objective": "bce", "penalty": "r1", "norm": "batch"},
-        "penalty 'r1' is of each image's own gradient, but with norm 'batch' scores depend",
+        {"objective": "bce", "penalty_kind": "r1", "norm": "batch"},
+        "penalty_kind 'r1' uses each image's own gradient, but with norm 'batch' scores depend",
     ),
     (
         {"objective": "wgan"},
-        "objective 'wgan' with penalty 'none' and norm 'none' leaves the discriminator's slope",
+        "objective 'wgan' with penalty_kind 'none' and norm 'none' leaves the discriminator's",
     ),
     (
         {"objective": "wgan", "norm": "batch"},
-        "objective 'wgan' with penalty 'none' and norm 'batch' leaves the discriminator's slope",
+        "objective 'wgan' with penalty_kind 'none' and norm 'batch' leaves the discriminator's",
     ),
     (
         {"objective": "least_squares", "semi_cooperative": True},
@@ -264,13 +267,13 @@ def test_what_makes_no_sense_is_refused(settings, message):
 @NAMES
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_what_makes_sense_is_allowed(name, penalty):
-    check_objective(name, norm="spectral", penalty=penalty)
+    check_objective(name, norm="spectral", penalty_kind=penalty)
     if (name, penalty) != ("wgan", "none"):
-        check_objective(name, penalty=penalty)
+        check_objective(name, penalty_kind=penalty)
     if OBJECTIVES[name].takes_targets:
-        check_objective(name, penalty=penalty, real_target=0.9, flipped=0.05)
+        check_objective(name, penalty_kind=penalty, real_target=0.9, flipped=0.05)
     if name in ("bce", "minimax"):
-        check_objective(name, penalty=penalty, semi_cooperative=True)
+        check_objective(name, penalty_kind=penalty, semi_cooperative=True)
 
 
 # The variational autoencoder's two terms ----------------------------------------------------------

@@ -149,11 +149,11 @@ def test_feedback_alone_moves_generated_images_to_the_real_ones():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"punishment": -0.1}, "punishment is -0.1; allowed: finite, 0 or more"),
-        ({"reward": math.nan}, "reward is nan; allowed: finite, 0 or more"),
-        ({"feedback": math.inf}, "feedback is inf; allowed: finite, 0 or more"),
-        ({"punishment_epochs": 0}, "punishment_epochs is 0; allowed: 1 or more"),
-        ({"study": 1.0}, "study is 1.0; allowed: between 0 and 1"),
+        ({"punishment": -0.1}, "punishment is -0.1; allowed: a finite number at least 0"),
+        ({"reward": math.nan}, "reward is nan; allowed: a finite number at least 0"),
+        ({"feedback": math.inf}, "feedback is inf; allowed: a finite number at least 0"),
+        ({"punishment_epochs": 0}, "punishment_epochs is 0; allowed: a whole number at least 1"),
+        ({"study": 1.0}, "study is 1.0; allowed: a finite number above 0 and below 1"),
     ],
 )
 def test_other_settings_are_refused(settings, message):
