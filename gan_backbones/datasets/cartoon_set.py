@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gan_backbones.datasets.images import DatasetError, ImageFiles, read_image, to_float
+from gan_backbones.datasets.images import DatasetError, ImageFiles, find_images, to_float
 from gan_backbones.schema import AttributeSchema
 
 __all__ = ["CartoonSet", "DatasetError", "read_schema", "to_float"]
@@ -27,41 +27,41 @@ class CartoonSet(ImageFiles):
 
     Args:
         root: the folder.
-        strict: raise at the first bad item; if ``False``, leave bad items out and count them in
-            ``skipped``.
         image_size: images are scaled to this many pixels a side.
         channels: 3 for RGB, 1 for grey.
         attributes: which attributes to keep, in this order; by default all.
+        background: colour behind transparent images: a name (``"white"``) or ``"#rrggbb"``.
+        damaged: ``"error"``, or ``"skip"`` to leave items out whose image or CSV is damaged; see
+            `ImageFiles`.
 
     Attributes:
-        schema: the :class:`AttributeSchema`.
-        labels: variant indices, int64 ``[len(self), len(schema.names)]``.
         files: the image files, sorted.
-        skipped: number of items left out (``strict=False``).
 
     Raises:
         DatasetError: no images; a missing CSV, an index out of range, a count that differs
-            between files or from ``schema.json``; a truncated PNG (when it is read, or at once
-            with ``strict=False``).
+            between files or from ``schema.json``; a truncated PNG when it is read.
     """
 
     def __init__(
         self,
         root: str | Path,
-        strict: bool = True,
         image_size: int = 64,
         channels: int = 3,
         attributes: Sequence[str] | None = None,
+        background: str = "white",
+        damaged: str = "error",
     ):
         self.root = Path(root)
-        found = sorted(p for p in self.root.rglob("*.png") if not p.name.startswith("."))
+        if not self.root.is_dir():
+            raise DatasetError(f"{self.root}: no such folder")
+        found, notes = find_images(self.root, (".png",), ignored=(".csv", ".json"))
         if not found:
             raise DatasetError(f"{self.root}: expected *.png images with a .csv each, found none")
         reference = self.root / "schema.json"  # what every CSV must agree with
         schema = read_schema(reference) if reference.exists() else None
         files: list[Path] = []
         labels: list[list[int]] = []
-        problems: list[DatasetError] = []
+        problems: list[str] = []
         for file in found:
             csv = file.with_suffix(".csv")
             try:
@@ -69,21 +69,25 @@ class CartoonSet(ImageFiles):
                 if schema is None:
                     reference, schema = csv, _numbered_schema(rows)
                 _check_rows(csv, rows, schema, reference)
-                if not strict:
-                    read_image(file, image_size, channels)
             except DatasetError as error:
-                if strict:
+                if damaged != "skip":
                     raise
-                problems.append(error)
+                problems.append(str(error))
             else:
                 files.append(file)
                 labels.append([row.index for row in rows.values()])
-        self.skipped = len(problems)
-        if not files:
-            raise DatasetError(
-                f"{self.root}: all {self.skipped} items are damaged; the first: {problems[0]}"
-            )
-        super().__init__(files, image_size, channels, schema, np.array(labels), attributes)
+        super().__init__(
+            files,
+            image_size,
+            channels,
+            schema,
+            np.array(labels),
+            attributes,
+            notes,
+            background,
+            damaged,
+            problems,
+        )
 
 
 class _Row(NamedTuple):

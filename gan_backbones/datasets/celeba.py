@@ -26,11 +26,13 @@ class CelebA(ImageFiles):
     Args:
         root: the folder that contains ``celeba``.
         attributes: which attributes to keep, in this order; by default all 40.
-        split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
+        split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``; of all, the test part is held out
+            from training if ``list_eval_partition.txt`` is there.
         image_size: images are scaled to this many pixels a side; see `read_image`.
         channels: 3 for RGB, 1 for grey.
         download: fetch the files first where they are missing, through torchvision, which needs
             the package gdown for it.
+        damaged: ``"error"``, or ``"skip"`` to leave damaged images out; see `ImageFiles`.
 
     Raises:
         DatasetError: a file is missing or damaged, or cannot be downloaded.
@@ -45,6 +47,7 @@ class CelebA(ImageFiles):
         image_size: int = 64,
         channels: int = 3,
         download: bool = False,
+        damaged: str = "error",
     ):
         if split not in (*PARTITIONS, "all"):
             raise ValueError(f"split is {split!r}; allowed: {', '.join(PARTITIONS)}, all")
@@ -58,11 +61,13 @@ class CelebA(ImageFiles):
             hint = f"; {packed.name} is there: unpack it" if packed.exists() else ""
             raise DatasetError(f"{images}: missing; expected the folder of images{hint}")
         names, rows = read_attributes(folder / "list_attr_celeba.txt")
-        if split != "all":
-            partition_file = folder / "list_eval_partition.txt"
+        partition_file = folder / "list_eval_partition.txt"
+        partition = None
+        if split != "all" or partition_file.exists():
             partition = read_partition(partition_file)
             if missing := next((name for name in rows if name not in partition), None):
                 raise DatasetError(f"{partition_file}: expected a line for {missing}, found none")
+        if split != "all":
             rows = {name: row for name, row in rows.items() if partition[name] == PARTITIONS[split]}
             if not rows:
                 raise DatasetError(f"{partition_file}: expected images of {split!r}, found none")
@@ -72,7 +77,10 @@ class CelebA(ImageFiles):
         schema = AttributeSchema({name: VARIANTS for name in names})
         files = [images / name for name in rows]
         labels = np.array(list(rows.values()))
-        super().__init__(files, image_size, channels, schema, labels, attributes)
+        super().__init__(files, image_size, channels, schema, labels, attributes, damaged=damaged)
+        if split == "all" and partition is not None:
+            is_test = [partition[file.name] == PARTITIONS["test"] for file in self.files]
+            self.test_rows = np.flatnonzero(is_test)
 
 
 def read_attributes(file: Path) -> tuple[list[str], dict[str, list[int]]]:

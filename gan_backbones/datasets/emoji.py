@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gan_backbones.datasets.folders import some_images
-from gan_backbones.datasets.images import DatasetError, ImageFiles
+from gan_backbones.datasets.images import DatasetError, ImageFiles, note_left_out
 from gan_backbones.schema import AttributeSchema
 
 TABLE = "emoji.json"
@@ -34,6 +34,8 @@ class EmojiFolder(ImageFiles):
         image_size: images are scaled to this many pixels a side; see `read_image`.
         channels: 3 for RGB, 1 for grey.
         attributes: as for all data sets; here there is one.
+        background: colour behind transparent images: a name (``"white"``) or ``"#rrggbb"``.
+        damaged: ``"error"``, or ``"skip"`` to leave damaged images out; see `ImageFiles`.
 
     Raises:
         DatasetError: the table is missing or damaged; an image that it lists is missing.
@@ -49,11 +51,14 @@ class EmojiFolder(ImageFiles):
         image_size: int = 64,
         channels: int = 3,
         attributes: Sequence[str] | None = None,
+        background: str = "white",
+        damaged: str = "error",
     ):
         self.root = Path(root)
         path = Path(table) if table is not None else self.root / TABLE
         entries = read_emoji_table(path)
         folder = _vendor_folder(self.root, vendor)
+        notes: list[str] = []
         if folder is not None:
             entries = [e for e in entries if e.get(f"has_img_{folder.parent.name}")]
             files = {e["image"]: folder / e["image"] for e in entries}
@@ -61,7 +66,8 @@ class EmojiFolder(ImageFiles):
                 if not file.is_file():
                     raise DatasetError(f"{file}: missing; {path} lists it")
         else:
-            by_code = {file.stem.lower(): file for file in some_images(self.root)}
+            found, notes = some_images(self.root)
+            by_code = {file.stem.lower(): file for file in found}
             files = {e["image"]: by_code.get(Path(e["image"]).stem.lower()) for e in entries}
         entries = [e for e in entries if files.get(e["image"]) is not None]
         if not entries:
@@ -69,6 +75,8 @@ class EmojiFolder(ImageFiles):
                 f"{self.root}: expected images named by code point as in {path} "
                 "(such as 1f600.png), found none"
             )
+        if folder is None:
+            notes += note_left_out({f"not listed in {path.name}": len(by_code) - len(entries)})
         attribute = "category"
         if category is not None:
             entries, attribute = _of_category(entries, category), "subcategory"
@@ -80,6 +88,9 @@ class EmojiFolder(ImageFiles):
             AttributeSchema({attribute: variants}),
             np.array([[variants.index(e[attribute])] for e in entries]),
             attributes,
+            notes,
+            background,
+            damaged,
         )
 
 

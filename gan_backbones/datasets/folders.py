@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gan_backbones.datasets.cartoon_set import read_schema
-from gan_backbones.datasets.images import ENDINGS, DatasetError, ImageFiles, find_images
+from gan_backbones.datasets.images import (
+    ENDINGS,
+    DatasetError,
+    ImageFiles,
+    find_images,
+    note_left_out,
+)
+from gan_backbones.datasets.tables import normalize, read_column, read_table
 from gan_backbones.schema import AttributeSchema
 
 TABLE = "attributes.csv"
 
 
 class ImageFolder(ImageFiles):
-    """All PNG, JPEG and WebP files in a folder and its sub-folders, sorted; nothing else is known.
+    """All images in a folder and its sub-folders, sorted; nothing else is known.
 
     Args:
-        root: the folder.
+        root: the folder; see `find_images` for links and hidden files.
         image_size: images are scaled to this many pixels a side; see `read_image`.
         channels: 3 for RGB, 1 for grey.
+        background: colour behind transparent images: a name (``"white"``) or ``"#rrggbb"``.
+        damaged: ``"error"``, or ``"skip"`` to leave damaged images out; see `ImageFiles`.
 
     Raises:
         DatasetError: no such folder, or no images in it.
     """
 
-    def __init__(self, root: str | Path, image_size: int = 64, channels: int = 3):
-        super().__init__(some_images(root), image_size, channels)
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: int = 64,
+        channels: int = 3,
+        background: str = "white",
+        damaged: str = "error",
+    ):
         self.root = Path(root)
+        files, notes = some_images(root)
+        super().__init__(
+            files, image_size, channels, notes=notes, background=background, damaged=damaged
+        )
 
 
 class AttributeTable(ImageFiles):
@@ -44,9 +60,14 @@ class AttributeTable(ImageFiles):
         0001.jpg,black,none
         0002.jpg,red,round
 
-    The variants are what the column holds, sorted (numbers by value); a file ``schema.json`` beside
-    the table, ``{"attribute": ["variant", ...]}``, gives another order. Images that the table does
-    not list are left out.
+    See `read_table` for what spreadsheets may do to it: other separators, UTF-16, empty lines. No
+    cell may be empty.
+
+    The variants are what the column holds, sorted (numbers by value). Of more than ten, numbers are
+    put into ranges, and text that is almost always another one is left out: see `read_column`. So
+    is a column with one value. A file ``schema.json`` beside the table, ``{"attribute":
+    ["variant", ...]}``, gives the variants and their order instead. Images that the table does not
+    list are left out.
 
     Args:
         root: the folder.
@@ -54,11 +75,17 @@ class AttributeTable(ImageFiles):
         image_size: images are scaled to this many pixels a side; see `read_image`.
         channels: 3 for RGB, 1 for grey.
         attributes: which columns to keep, in this order; by default all.
+        bins: number of ranges that a column of many numbers is put into; 0: every number is a
+            variant.
+        background: colour behind transparent images: a name (``"white"``) or ``"#rrggbb"``.
+        damaged: ``"error"``, or ``"skip"`` to leave damaged and missing images out; see
+            `ImageFiles`.
 
     Raises:
         DatasetError: the table or an image that it lists is missing; a line with another number of
             cells or an empty one; a column or file named twice; a variant that ``schema.json``
             lacks.
+        ValueError: an argument that is not allowed.
     """
 
     def __init__(
@@ -68,98 +95,96 @@ class AttributeTable(ImageFiles):
         image_size: int = 64,
         channels: int = 3,
         attributes: Sequence[str] | None = None,
+        bins: int = 5,
+        background: str = "white",
+        damaged: str = "error",
     ):
+        if not isinstance(bins, int) or bins < 0 or bins == 1:
+            raise ValueError(f"bins is {bins!r}; it must be 0 (no ranges), 2 or more")
         self.root = Path(root)
         path = self.root / table
         names, rows = read_table(path)
-        for line, (name, *_) in rows.items():
-            if not (self.root / name).is_file():
-                raise DatasetError(f"{path}, line {line}: {self.root / name} is missing")
+        files, notes = _find_files(path, self.root, rows, missing_ok=damaged == "skip")
         schema_file = path.with_name("schema.json")
         if schema_file.exists():
-            schema = read_schema(schema_file)
-            if list(schema.names) != names:
-                raise DatasetError(
-                    f"{path}, line 1: expected the attributes of {schema_file}, "
-                    f"{', '.join(schema.names)}; found {', '.join(names)}"
-                )
+            schema, labels = _read_labels(path, names, rows, schema_file)
         else:
-            columns = list(zip(*rows.values(), strict=True))[1:]
-            schema = AttributeSchema(
-                {n: sorted(set(c), key=_natural) for n, c in zip(names, columns, strict=True)}
-            )
-        labels = np.empty((len(rows), len(names)), np.int64)
-        for row, (line, (_, *cells)) in enumerate(rows.items()):
-            for column, (name, cell) in enumerate(zip(names, cells, strict=True)):
-                try:
-                    labels[row, column] = schema.index(name, cell)
-                except ValueError as error:
-                    raise DatasetError(f"{path}, line {line}: {error}") from None
-        files = [self.root / name for name, *_ in rows.values()]
-        super().__init__(files, image_size, channels, schema, labels, attributes)
+            schema, labels, changes = _find_attributes(names, rows, bins, attributes)
+            notes += changes
+        super().__init__(
+            files, image_size, channels, schema, labels, attributes, notes, background, damaged
+        )
 
 
-def some_images(root: str | Path) -> list[Path]:
-    """The images in a folder; see `find_images`.
+def some_images(root: str | Path) -> tuple[list[Path], list[str]]:
+    """The images in a folder, and a note on the files left out; see `find_images`.
 
     Raises:
         DatasetError: no such folder, or no images in it.
     """
     if not Path(root).is_dir():
         raise DatasetError(f"{root}: no such folder")
-    if not (files := find_images(root)):
+    files, notes = find_images(root)
+    if not files:
         raise DatasetError(f"{root}: expected images ({', '.join(ENDINGS)}), found none")
-    return files
+    return files, notes
 
 
-def read_table(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    """A table's attribute names, and its rows ``[file, variant, ...]`` by line number.
+def _find_files(
+    table: Path, root: Path, rows: dict[int, list[str]], missing_ok: bool
+) -> tuple[list[Path], list[str]]:
+    """The files that a table lists, and notes on the others."""
+    found, notes = find_images(root, ignored=(table.suffix.lower(), ".json"))
+    by_name = {normalize(file.relative_to(root).as_posix()): file for file in found}
+    files = []
+    for line, (name, *_) in rows.items():
+        file = root / name
+        if not file.is_file():  # another system's separators or accents
+            file = by_name.get(normalize(Path(name.replace("\\", "/")).as_posix()), file)
+        if not (missing_ok or file.is_file()):
+            raise DatasetError(f"{table}, line {line}: {file} is missing")
+        files.append(file)
+    unlisted = len(set(found).difference(files))
+    return files, notes + note_left_out({f"not listed in {table.name}": unlisted})
 
-    Raises:
-        DatasetError: see :class:`AttributeTable`.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: missing; expected the images' attributes") from None
-    except UnicodeDecodeError:
-        raise DatasetError(f"{path}: expected text in UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: dict[int, list[str]] = {}
-    try:
-        for cells in reader:
-            if cells:  # not an empty line
-                rows[reader.line_num] = [cell.strip() for cell in cells]
-    except csv.Error as error:
-        raise DatasetError(f"{path}, line {reader.line_num}: {error}") from None
-    lines = iter(rows.items())
-    line, header = next(lines, (1, []))
-    names = header[1:]
-    if not names or "" in header or len(set(names)) < len(names):
+
+def _find_attributes(
+    names: list[str], rows: dict[int, list[str]], bins: int, attributes: Sequence[str] | None
+) -> tuple[AttributeSchema | None, np.ndarray | None, list[str]]:
+    """Schema, labels ``[N, A]`` and notes of a table's columns; see `read_column`."""
+    columns = {
+        name: read_column(cells, bins)
+        for name, cells in zip(names, list(zip(*rows.values(), strict=True))[1:], strict=True)
+    }
+    notes = []
+    for name, (variants, _, note) in columns.items():
+        if attributes is None or name in attributes:
+            if attributes is not None and not variants:
+                raise ValueError(f"attributes has {name!r}; it has {note}")
+            if note:
+                notes.append(f"{name}: {note}" if variants else f"left out: {name} ({note})")
+    columns = {name: column for name, column in columns.items() if column.variants}
+    if not columns:
+        return None, None, notes
+    schema = AttributeSchema({name: column.variants for name, column in columns.items()})
+    return schema, np.stack([column.labels for column in columns.values()], axis=1), notes
+
+
+def _read_labels(
+    table: Path, names: list[str], rows: dict[int, list[str]], schema_file: Path
+) -> tuple[AttributeSchema, np.ndarray]:
+    """Schema and labels ``[N, A]`` of a table whose variants ``schema.json`` names."""
+    schema = read_schema(schema_file)
+    if list(schema.names) != names:
         raise DatasetError(
-            f"{path}, line {line}: expected a line that names the columns, the file and then each "
-            f"attribute once; found {','.join(header)!r}"
+            f"{table}, line 1: expected the attributes of {schema_file}, "
+            f"{', '.join(schema.names)}; found {', '.join(names)}"
         )
-    del rows[line]
-    seen: dict[str, int] = {}
-    for line, cells in rows.items():
-        if len(cells) != len(header) or "" in cells:
-            raise DatasetError(
-                f"{path}, line {line}: expected {len(header)} cells ({', '.join(header)}), none of "
-                f"them empty; found {','.join(cells)!r}"
-            )
-        if cells[0] in seen:
-            raise DatasetError(
-                f"{path}, line {line}: expected each file once; {cells[0]!r} is also on line "
-                f"{seen[cells[0]]}"
-            )
-        seen[cells[0]] = line
-    if not rows:
-        raise DatasetError(f"{path}: expected at least one image's line, found none")
-    return names, rows
-
-
-def _natural(variant: str) -> tuple[float, str]:
-    """Sorts numbers by their value, before all other text."""
-    is_number = re.fullmatch(r"[-+]?\d+(\.\d+)?", variant, re.ASCII)
-    return (float(variant) if is_number else float("inf"), variant)
+    labels = np.empty((len(rows), len(names)), np.int64)
+    for row, (line, (_, *cells)) in enumerate(rows.items()):
+        for column, (name, cell) in enumerate(zip(names, cells, strict=True)):
+            try:
+                labels[row, column] = schema.index(name, cell)
+            except ValueError as error:
+                raise DatasetError(f"{table}, line {line}: {error}") from None
+    return schema, labels

@@ -30,7 +30,8 @@ class MNIST(ImageDataset):
 
     Args:
         root: the folder that contains ``MNIST``.
-        split: ``"train"`` (60,000), ``"test"`` (10,000), or ``"all"``, the test images last.
+        split: ``"train"`` (60,000), ``"test"`` (10,000), or ``"all"``, the test images
+            last; these are held out from training.
         image_size: side of the images in pixels.
         channels: 1 for grey; 3 repeats it.
         attributes: as for all data sets; here there is one.
@@ -89,6 +90,8 @@ class MNIST(ImageDataset):
         labels = torch.cat(targets).numpy()[:, None]
         schema = AttributeSchema({self.attribute: self.variants})
         super().__init__(image_size, channels, schema, labels, attributes)
+        if split == "all":
+            self.test_rows = np.arange(len(pixels[0]), len(self._pixels))
 
     def __len__(self) -> int:
         return len(self._pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gan_backbones.datasets.celeba import CelebA
 from gan_backbones.datasets.emoji import TABLE as EMOJI_TABLE
 from gan_backbones.datasets.emoji import EmojiFolder
 from gan_backbones.datasets.folders import TABLE, AttributeTable, ImageFolder
-from gan_backbones.datasets.images import DatasetError, ImageDataset
+from gan_backbones.datasets.images import DatasetError, ImageDataset, find_images
 from gan_backbones.datasets.mnist import MNIST, FashionMNIST
 
 READERS: dict[str, Callable[..., ImageDataset]] = {
@@ -38,7 +39,8 @@ def open_dataset(
             (a CSV beside an image, or ``schema.json``), otherwise plain images. After a ``?`` the
             reader's options may follow, separated by semicolons:
             ``"emoji:DIR?category=Smileys & Emotion"``,
-            ``"celeba:DIR?attributes=Smiling,Eyeglasses;split=train"``.
+            ``"celeba:DIR?attributes=Smiling,Eyeglasses;split=train"``,
+            ``"DIR?background=black;damaged=skip"``.
         image_size: side of the images in pixels.
         channels: 3 for RGB, 1 for grey; by default the reader's own: 1 for ``mnist`` and
             ``fashion-mnist``, otherwise 3.
@@ -48,7 +50,10 @@ def open_dataset(
         DatasetError: a missing or damaged file.
         ValueError: an unknown reader or option.
     """
-    place, _, query = str(spec).partition("?")
+    spec = str(spec)
+    place, _, query = spec.partition("?")
+    if os.path.isdir(spec) or os.path.isdir(spec.partition(":")[2]):
+        place, query = spec, ""  # the ? belongs to the folder's name
     name, colon, folder = place.partition(":")
     if not colon or (name not in READERS and Path(place).exists()):
         name, folder = recognise(place), place
@@ -60,10 +65,15 @@ def open_dataset(
     if channels is not None:
         options["channels"] = channels
     reader = READERS[name]
-    allowed = [option for option in inspect.signature(reader).parameters if option != "root"]
-    for option in options:
-        if option not in allowed:
-            raise ValueError(f"{name} has no option {option!r}; allowed: {', '.join(allowed)}")
+    parameters = dict(inspect.signature(reader).parameters)
+    del parameters["root"]
+    for option, value in options.items():
+        if option not in parameters:
+            raise ValueError(f"{name} has no option {option!r}; allowed: {', '.join(parameters)}")
+        if isinstance(value, str) and isinstance(parameters[option].default, int):
+            if not value.isdecimal():
+                raise ValueError(f"{option} is {value!r}; expected a whole number")
+            options[option] = int(value)
     return reader(folder, **options)
 
 
@@ -80,7 +90,8 @@ def recognise(folder: str | Path) -> str:
         return "emoji"
     if (root / TABLE).exists():
         return "table"
-    beside = any(file.with_suffix(".png").exists() for file in root.rglob("*.csv"))
+    tables, _ = find_images(root, (".csv",))
+    beside = any(file.with_suffix(".png").exists() for file in tables)
     return "cartoon-set" if beside or (root / "schema.json").exists() else "folder"
 
 
@@ -91,7 +102,7 @@ def _read_query(query: str) -> dict[str, Any]:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not (name and equals and value) or name in options:
             raise ValueError(f"data has the option {item!r}; expected NAME=VALUE, each name once")
-        if name in ("image_size", "channels", "download", "strict"):
+        if name in ("image_size", "channels", "download"):
             raise ValueError(f"data has the option {item!r}; pass {name} as an argument")
         options[name] = [v.strip() for v in value.split(",")] if name == "attributes" else value
     return options
