@@ -42,9 +42,13 @@ def split(space: spaces.Space, observation: Any) -> dict[str, Any]:
         ValueError: keys or a length other than the space's.
     """
     if isinstance(space, spaces.Dict):
-        keys = list(observation) if isinstance(observation, Mapping) else None
-        if keys is None or set(keys) != set(space.spaces):
-            raise ValueError(f"observation has the keys {keys}; expected {list(space.spaces)}")
+        keys = list(space.spaces)
+        if not isinstance(observation, Mapping):
+            raise ValueError(
+                f"observation is {type(observation).__name__}; expected a dict with the keys {keys}"
+            )
+        if set(observation) != set(keys):
+            raise ValueError(f"observation has the keys {list(observation)}; expected {keys}")
         return dict(observation)
     if isinstance(space, spaces.Tuple):
         if not isinstance(observation, (tuple, list)) or len(observation) != len(space.spaces):
@@ -127,6 +131,8 @@ def check_values(space_of: Mapping[str, spaces.Space], parts: Mapping[str, Any])
                     )
         elif isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
             counts, start = _choices(space)
+            if isinstance(values, torch.Tensor):
+                counts, start = (torch.as_tensor(x, device=values.device) for x in (counts, start))
             if ((values < start) | (values >= start + counts)).any():
                 raise ValueError(f"{_name(key)} is outside its space, {space}")
 

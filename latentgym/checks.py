@@ -24,6 +24,8 @@ from latentgym.rollouts import (
     arrays,
     check_equal,
     check_rows,
+    check_same_kind,
+    describe,
     difference,
     first_end,
     leaves,
@@ -60,8 +62,12 @@ def check_vector_env(
     - ended rows are treated as the autoreset mode says: the step that resets pays nothing and
       ignores its action (``NEXT_STEP``), infos have ``final_obs`` and ``final_info`` of exactly
       the ended rows (``SAME_STEP``), ``reset_mask`` resets exactly its rows (``DISABLED``);
-    - row ``i``, infos aside, is the single environment seeded with ``seed + i``, under the same
-      actions;
+    - row ``i`` is the single environment seeded with ``seed + i``, under the same actions; infos
+      that both have are of the same kind and stand in no other rows, whatever their values;
+    - with ``render_mode="rgb_array"``, ``render`` returns a tuple of frames and changes nothing;
+      each frame is the single environment's, and other environments may close;
+    - ``spec``, if there is one, survives JSON and makes the same environment again;
+    - ``np_random_seed`` tells the seed, or the seed of each row;
     - seeds may be listed, they decide the start, and no row depends on its neighbours;
     - the environment keeps no reference to the actions, or to what it returned.
 
@@ -70,7 +76,8 @@ def check_vector_env(
     so large observations ask for few rows.
 
     Gymnasium's logger only warns when no episode ended, so that what comes after was not checked,
-    and when ``reset`` removed ``reset_mask`` from the caller's options, as `SyncVectorEnv` does.
+    when ``reset`` removed ``reset_mask`` from the caller's options, as `SyncVectorEnv` does, and
+    when the environment was made with arguments that JSON does not have, such as functions.
 
     Example:
         >>> import gymnasium as gym
@@ -110,8 +117,16 @@ def check_vector_env(
         _check_reset_mask(env, seed, rollout, atol)
     if single is None:
         single = _single_from_spec(env.spec)
+    if env.render_mode == "rgb_array":
+        _check_render(env, seed, rollout)
     if single:
-        _check_singles(env, single, seed, rollout, atol)
+        singles = SyncVectorEnv([single] * env.num_envs, autoreset_mode=mode)
+        with closing(singles):
+            _check_singles(env, singles, seed, rollout, atol)
+            frames = _check_frames(env, singles, seed, rollout)
+        _check_frames_stay(env, frames)
+    _check_spec(env, seed, rollout)
+    _check_seeds_are_told(env, seed)
     _check_listed_seeds(env, seed, rollout)
     _check_seed_matters(env, seed)
     _check_neighbours(env, seed, rollout, atol)
@@ -287,26 +302,26 @@ def _masked_reset(env: VectorEnv, seeds: list[int], mask: np.ndarray) -> Call:
 
 
 def _check_singles(
-    env: VectorEnv, single: Callable[[], gym.Env], seed: int, rollout: list[Call], atol: float
+    env: VectorEnv, singles: SyncVectorEnv, seed: int, rollout: list[Call], atol: float
 ) -> None:
     """Row i is the single environment that is seeded with seed + i and given the same actions."""
     rule = "row i must equal the single environment seeded with seed + i"
-    mode = env.metadata["autoreset_mode"]
-    with closing(SyncVectorEnv([single] * env.num_envs, autoreset_mode=mode)) as singles:
-        for name in ("single_observation_space", "single_action_space"):
-            if (found := getattr(env, name)) != (expected := getattr(singles, name)):
-                found = f"{name} is {text(found)}, expected {text(expected)}"
-                raise AssertionError(f"{rule}: {found}")
-        played = play(singles, seed, script_of(rollout))
-        for call, expected in zip(rollout, played, strict=False):
-            check_rows(rule, call, expected, atol=atol)
+    for name in ("single_observation_space", "single_action_space"):
+        if (found := getattr(env, name)) != (expected := getattr(singles, name)):
+            found = f"{name} is {text(found)}, expected {text(expected)}"
+            raise AssertionError(f"{rule}: {found}")
+    played = play(singles, seed, script_of(rollout))
+    for call, expected in zip(rollout, played, strict=False):
+        check_rows(rule, call, expected, atol=atol)
+        rule_of_infos = "infos must be those of the single environments, values aside"
+        check_same_kind(call.infos, expected.infos, f"{rule_of_infos}: {call.name}: infos")
 
 
 def _single_from_spec(spec: EnvSpec | None) -> Callable[[], gym.Env] | None:
     """What makes the single environment of `make_vec`'s spec; None if there is none."""
     if spec is None or spec.entry_point is None:
         return None
-    not_its_own = {*inspect.signature(gym.make_vec).parameters, "autoreset_mode", "render_mode"}
+    not_its_own = {*inspect.signature(gym.make_vec).parameters, "autoreset_mode"}
     kwargs = {key: value for key, value in spec.kwargs.items() if key not in not_its_own}
     limit = kwargs.pop("max_episode_steps", None)
     if limit is None and spec.kwargs.get("vectorization_mode") == "vector_entry_point":
@@ -318,7 +333,82 @@ def _single_from_spec(spec: EnvSpec | None) -> Callable[[], gym.Env] | None:
     return lambda: functools.reduce(lambda e, wrap: wrap(e), wrappers, gym.make(spec, **kwargs))
 
 
+# Rendering and spec -------------------------------------------------------------------------------
+
+RENDERED_STEPS = 3
+
+
+def _check_render(env: VectorEnv, seed: int, rollout: list[Call]) -> None:
+    """Render returns a tuple of frames, and nothing else happens."""
+    script = script_of(rollout)[:RENDERED_STEPS]
+    for call, expected in zip(play(env, seed, script), rollout, strict=False):
+        check_equal("render must not change the rollout", [call], [expected])
+        frames, name = env.render(), f"{call.name}: render()"
+        if not isinstance(frames, tuple) or len(frames) != env.num_envs:
+            found = f"a tuple of {len(frames)}" if isinstance(frames, tuple) else describe(frames)
+            raise AssertionError(f"{name} returned {found}; expected a tuple of {env.num_envs}")
+        for row, frame in enumerate(frames):
+            found = describe(frame)
+            if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3):
+                expected = "uint8 array of shape (height, width, 3)"
+                raise AssertionError(f"{name}, row {row}: frame is {found}; expected {expected}")
+
+
+def _check_frames(
+    env: VectorEnv, singles: SyncVectorEnv, seed: int, rollout: list[Call]
+) -> tuple[np.ndarray, ...]:
+    """Each frame is the single environment's. Returns the last ones, if frames are rendered."""
+    frames: tuple[np.ndarray, ...] = ()
+    if not env.render_mode == singles.render_mode == "rgb_array":
+        return frames
+    script = script_of(rollout)[:RENDERED_STEPS]
+    for call, _ in zip(play(env, seed, script), play(singles, seed, script), strict=False):
+        frames = env.render()
+        if found := difference({"frame": frames}, {"frame": singles.render()}):
+            rule = "each frame must be the single environment's"
+            raise AssertionError(f"{rule}: {call.name}: {found}")
+    return frames
+
+
+def _check_frames_stay(env: VectorEnv, frames: tuple[np.ndarray, ...]) -> None:
+    """The frames are still there when others have closed, and pygame's display with them."""
+    rule = "render must work after other environments have closed"
+    try:
+        again = env.render() if frames else frames
+    except Exception as error:
+        raise AssertionError(f"{rule}: it raised {type(error).__name__}: {text(error)}") from error
+    if found := difference({"frame": again}, {"frame": frames}):
+        raise AssertionError(f"{rule}: {found}")
+
+
+def _check_spec(env: VectorEnv, seed: int, rollout: list[Call]) -> None:
+    """The spec survives JSON, and makes the same environment again."""
+    if env.spec is None:
+        return
+    for name, value in env.spec.kwargs.items():
+        if isinstance(value, AutoresetMode):
+            found = f"spec.kwargs[{name!r}] is {value!r}"
+            raise AssertionError(f"spec must survive JSON: {found}; expected {value.value!r}")
+    try:
+        spec = EnvSpec.from_json(env.spec.to_json())
+    except (TypeError, ValueError) as error:
+        logger.warn(f"spec does not survive JSON, and was not checked: {text(error)}")
+        return
+    with closing(gym.make_vec(spec)) as again:
+        rule = "spec must make the same environment again"
+        check_equal(rule, play(again, seed, script_of(rollout)[:RENDERED_STEPS]), rollout)
+
+
 # Seeds and neighbours -----------------------------------------------------------------------------
+
+
+def _check_seeds_are_told(env: VectorEnv, seed: int) -> None:
+    """The seed is told as it was given, as `VectorEnv` does, or row by row, as `SyncVectorEnv`."""
+    seeds = tuple(seed + row for row in range(env.num_envs))
+    reset(env, seed)
+    if (found := env.np_random_seed) not in (seed, seeds):
+        found = f"np_random_seed is {text(found)}"
+        raise AssertionError(f"reset(seed={seed}): {found}; expected {text(seeds)} or {seed}")
 
 
 def _check_listed_seeds(env: VectorEnv, seed: int, rollout: list[Call]) -> None:

@@ -213,6 +213,25 @@ def check_infos(infos: Any, rows: np.ndarray, name: str) -> None:
             raise AssertionError(f"{found}; expected an array of {len(rows)} rows")
 
 
+def check_same_kind(infos: dict[str, Any], expected: dict[str, Any], name: str) -> None:
+    """Infos that both have are of the same type, dtype and shape, and stand in no other rows."""
+    for key, value in infos.items():
+        if key not in expected:
+            continue
+        other = expected[key]
+        if isinstance(value, dict) and isinstance(other, dict):
+            check_same_kind(value, other, f"{name}[{key!r}]")
+        elif (found := _kind(value)) != (wanted := _kind(other)):
+            raise AssertionError(f"{name}[{key!r}] is {found}; expected {wanted}")
+        elif key[:1] == "_" and key[1:] in infos and (rows := np.flatnonzero(value & ~other)).size:
+            found = f"{name}[{key!r}] is True in row {rows[0]}"
+            raise AssertionError(f"{found}; expected False")
+
+
+def _kind(value: Any) -> str:
+    return "dict" if isinstance(value, dict) else describe(value)
+
+
 # Comparing ----------------------------------------------------------------------------------------
 
 

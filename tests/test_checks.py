@@ -27,10 +27,18 @@ LATENTGYM_IDS = [
 # Correct environments -----------------------------------------------------------------------------
 
 
+def drawn(position):
+    """The frame of a walk."""
+    return np.full((4, 6, 3), 100 + int(10 * position), dtype=np.uint8)
+
+
 class Walk(gym.Env):
     """A noisy walk on a line that ends when it leaves [-1, 1]."""
 
-    def __init__(self):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
         self.observation_space = spaces.Box(-99, 99, (2,), np.float32)
         self.action_space = spaces.Discrete(3)
 
@@ -45,19 +53,30 @@ class Walk(gym.Env):
     def step(self, action):
         self.position += 0.4 * (action - 1) + 0.2 * self.np_random.normal()
         self.steps += 1
-        return self.observe(), self.position, bool(abs(self.position) > 1), False, {}
+        info = {"sign": float(np.sign(self.position)), "deep": {"steps": self.steps}}
+        return self.observe(), self.position, bool(abs(self.position) > 1), False, info
+
+    def render(self):
+        return drawn(self.position)
 
 
-def limited_walk():
-    return TimeLimit(Walk(), STEPS)
+def limited_walk(render_mode=None):
+    return TimeLimit(Walk(render_mode), STEPS)
+
+
+def drawn_walk():
+    return limited_walk("rgb_array")
 
 
 class Walks(VectorEnv):
     """The same walk, many at a time: without a defect."""
 
-    def __init__(self, num_envs=3, max_episode_steps=STEPS, autoreset_mode=NEXT_STEP):
-        self.num_envs, self.autoreset_mode = num_envs, autoreset_mode
-        self.metadata = {"autoreset_mode": autoreset_mode}
+    def __init__(
+        self, num_envs=3, max_episode_steps=STEPS, autoreset_mode=NEXT_STEP, render_mode=None
+    ):
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {"autoreset_mode": self.autoreset_mode}
         self.limit = np.inf if max_episode_steps is None else max_episode_steps
         self.single_observation_space = spaces.Box(-99, 99, (2,), np.float32)
         self.single_action_space = spaces.Discrete(3)
@@ -67,6 +86,7 @@ class Walks(VectorEnv):
         self.rngs = [None] * num_envs
 
     def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed if isinstance(seed, int) else None)
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         self.seed(seed, mask)
         self.ended = np.zeros(self.num_envs, dtype=bool)
@@ -108,6 +128,9 @@ class Walks(VectorEnv):
     def infos(self, mask):
         side = {"side": np.sign(self.positions), "_side": mask.copy()}
         return {"steps": self.steps.copy(), "_steps": mask.copy(), "at": side, "_at": mask.copy()}
+
+    def render(self):
+        return tuple(drawn(position) for position in self.positions)
 
     def final(self, ended):
         final_obs = np.full(self.num_envs, None, dtype=object)
@@ -174,8 +197,11 @@ def test_gymnasiums_vector_environment(name, mode):
         warnings.simplefilter("always")
         assert check_vector_env(env) is None
     messages = [str(warning.message) for warning in caught]
-    assert not messages or mode == DISABLED
-    assert all("reset removed 'reset_mask' from the caller's options" in m for m in messages)
+    expected = {"reset removed 'reset_mask' from the caller's options": mode == DISABLED}
+    # make_vec keeps its vector_kwargs, and with them the mode, as they are.
+    expected["spec does not survive JSON, and was not checked"] = name == "CartPole"
+    for message in messages:
+        assert any(part in message and allowed for part, allowed in expected.items())
     env.step(env.action_space.sample())  # not closed, and begun anew
     env.close()
 
@@ -690,6 +716,61 @@ class OtherActionSpace(Walks):
         self.action_space = batch_space(self.single_action_space, 3)
 
 
+INFOS = r"infos must be those of the single environments, values aside: step \d+: infos"
+
+
+@defect(rf"{INFOS}\['sign'\] is float32 array .*; expected float64 array", single=limited_walk)
+class InfoDtype(Walks):
+    def move(self, actions, mask):
+        super().move(actions, mask)
+        self.moved = mask
+
+    def infos(self, mask):
+        sign = np.sign(self.positions).astype(np.float32)
+        return super().infos(mask) | {"sign": sign, "_sign": mask.copy()}
+
+
+@defect(rf"{INFOS}\['deep'\] is int64 array .*; expected dict", single=limited_walk)
+class InfoIsNotNested(Walks):
+    def infos(self, mask):
+        return super().infos(mask) | {"deep": self.steps.astype(int), "_deep": mask.copy()}
+
+
+@defect(rf"{INFOS}\['_sign'\] is True in row \d; expected False", single=limited_walk)
+class InfoMaskOfAllRows(Walks):
+    def infos(self, mask):
+        infos = super().infos(mask)
+        return infos | {"sign": np.sign(self.positions), "_sign": np.ones_like(mask)}
+
+
+@defect(r"spec must survive JSON: spec.kwargs\['mode'\] is .*NEXT_STEP.*; expected 'NextStep'$")
+class SpecHoldsAnEnum(Walks):
+    spec = gym.envs.registration.EnvSpec("Walk-v0", kwargs={"mode": NEXT_STEP})
+
+
+@defect(r"spec must make the same environment again: reset\(seed=0\), row 0: observation\[0\] is")
+class SpecOfAnotherEnvironment(Walks):
+    spec = gym.envs.registration.EnvSpec(
+        "CartPole-v1",
+        vector_entry_point=f"{__name__}:OtherWalks",
+        kwargs={"num_envs": 3, "vectorization_mode": "vector_entry_point"},
+    )
+
+
+class OtherWalks(Walks):
+    def begin(self, mask):
+        super().begin(mask)
+        self.positions[mask] *= 0.5
+
+
+@defect(r"reset\(seed=0\): np_random_seed is \d+; expected \(0, 1, 2\) or 0$")
+class SeedIsNotTold(Walks):
+    def reset(self, *, seed=None, options=None):
+        returned = super().reset(seed=seed, options=options)
+        self._np_random_seed = None
+        return returned
+
+
 @pytest.mark.filterwarnings("ignore:.*Casting input x")  # None is no observation
 @pytest.mark.parametrize(("broken", "match", "mode", "single"), DEFECTS)
 def test_defects_are_caught(broken, match, mode, single):
@@ -697,6 +778,88 @@ def test_defects_are_caught(broken, match, mode, single):
     with pytest.raises(AssertionError, match=f"^{match}") as caught:
         check_vector_env(env, single)
     assert "\n" not in str(caught.value)
+
+
+class OnePicture(Walks):
+    def render(self):
+        return np.concatenate(super().render())
+
+
+class FramesOfTwoRows(Walks):
+    def render(self):
+        return super().render()[:2]
+
+
+class FloatFrames(Walks):
+    def render(self):
+        return tuple(frame / 255 for frame in super().render())
+
+
+class RenderMoves(Walks):
+    def render(self):
+        self.positions += 0.01
+        return super().render()
+
+
+class FramesAreOff(Walks):
+    def render(self):
+        return tuple(frame + np.uint8(1) for frame in super().render())
+
+
+class Closing(Walk):
+    """Takes the display away from all others, as pygame.quit does."""
+
+    display = True
+
+    def close(self):
+        type(self).display = False
+
+
+class FramesNeedTheDisplay(Walks):
+    def __init__(self, **options):
+        super().__init__(**options)
+        Closing.display = True
+
+    def render(self):
+        if not Closing.display:
+            raise RuntimeError("Surface is not initialized")
+        return super().render()
+
+
+@pytest.mark.parametrize(
+    ("broken", "match"),
+    [
+        (
+            OnePicture,
+            r"reset\(seed=0\): render\(\) returned uint8 array .*; expected a tuple of 3$",
+        ),
+        (
+            FramesOfTwoRows,
+            r"reset\(seed=0\): render\(\) returned a tuple of 2; expected a .* of 3$",
+        ),
+        (
+            FloatFrames,
+            r"reset\(seed=0\): render\(\), row 0: frame is float64 .*; expected uint8 arr",
+        ),
+        (RenderMoves, r"render must not change the rollout: step 1, row \d: "),
+        (FramesAreOff, r"each frame must be the single environment's: reset\(seed=0\): frame\[0\]"),
+        (
+            FramesNeedTheDisplay,
+            "render must work after other environments have closed: it raised RuntimeError: Surfa",
+        ),
+    ],
+)
+def test_defects_of_rendering_are_caught(broken, match):
+    with pytest.raises(AssertionError, match=f"^{match}") as caught:
+        check_vector_env(
+            broken(render_mode="rgb_array"), lambda: TimeLimit(Closing("rgb_array"), STEPS)
+        )
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("single", [drawn_walk, limited_walk, False])
+def test_rendering_without_a_defect(single):
+    check_vector_env(Walks(render_mode="rgb_array"), single)
 
 
 def test_an_ignored_mask_in_episodes_of_one_step():
@@ -755,11 +918,12 @@ def registered(monkeypatch):
     gym.register("Walk-v0", Walk, vector_entry_point=Walks, max_episode_steps=STEPS)
 
 
+@pytest.mark.filterwarnings("ignore:.*spec does not survive JSON")  # it holds the classes
 @pytest.mark.parametrize(
     "limit", [{}, {"max_episode_steps": 3}, {"max_episode_steps": None}], ids=str
 )
 def test_single_environment_of_a_spec(registered, limit):
-    options = {"num_envs": 2, "autoreset_mode": SAME_STEP, **limit}
+    options = {"num_envs": 2, "autoreset_mode": "SameStep", **limit}
     env = gym.make_vec("Walk-v0", vectorization_mode="vector_entry_point", **options)
     check_vector_env(env)
     env.limit = 2
@@ -769,6 +933,7 @@ def test_single_environment_of_a_spec(registered, limit):
         check_vector_env(env)
 
 
+@pytest.mark.filterwarnings("ignore:.*spec does not survive JSON")  # it holds the classes
 @pytest.mark.parametrize(
     "limit", [{}, {"max_episode_steps": 3}, {"max_episode_steps": None}], ids=str
 )
@@ -817,5 +982,8 @@ def test_nothing_else_is_touched():
 def test_every_environment_of_this_package_passes(tiny_file, env_id, mode):
     edits = env_id.startswith("LatentEdit")
     task = {"backbone": tiny_file, "max_episode_steps": 6, "terminate_on_success": True}
-    env = gym.make_vec(env_id, num_envs=3, autoreset_mode=mode, **(task if edits else {}))
-    check_vector_env(env, atol=1e-4)
+    options = {"num_envs": 3, "autoreset_mode": mode, "render_mode": "rgb_array"}
+    env = gym.make_vec(env_id, **options, **(task if edits else {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_vector_env(env, atol=1e-4)

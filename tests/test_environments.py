@@ -298,6 +298,7 @@ def test_each_row_renders_as_its_single_environment(env_id, mode, arguments):
         np.testing.assert_array_equal(frame, other)  # closing theirs or ours takes no font away
 
 
+@pytest.mark.filterwarnings("ignore:.*zero frames to save")
 @every_id
 def test_gymnasiums_vector_video_and_window(env_id, arguments, display, tmp_path, monkeypatch):
     # What the wrappers import besides pygame: to scale pictures, and to write the video.
@@ -305,7 +306,8 @@ def test_gymnasiums_vector_video_and_window(env_id, arguments, display, tmp_path
     monkeypatch.setitem(sys.modules, "cv2", scale)
     monkeypatch.setitem(sys.modules, "moviepy", ModuleType("moviepy"))
     options = {"num_envs": 3, "render_mode": "rgb_array", **arguments(env_id)}
-    video = RecordVideo(gym.make_vec(env_id, **options), str(tmp_path / "video"))
+    every = {"episode_trigger": lambda episode: True}
+    video = RecordVideo(gym.make_vec(env_id, **options), str(tmp_path / "video"), **every)
     inner = gym.make_vec(env_id, **options)
     inner.unwrapped.metadata["render_fps"] = 1000
     window = HumanRendering(inner)
