@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import imageio.v3 as iio
 import numpy as np
@@ -113,6 +113,8 @@ class Trainer:
     """
 
     title = "training"
+    advice: ClassVar[dict[str, str]] = {}
+    """What to do about each warning of :meth:`_checks`, by the text before its colon."""
 
     def __init__(
         self,
@@ -263,6 +265,33 @@ class Trainer:
             self._checksum = checksum(self.images)
         images = {"images": len(self.images), "images_checksum": self._checksum}
         return {**self.config.settings(), **images}
+
+    def warnings(self) -> list[dict[str, Any]]:
+        """Summarize the warnings of the whole run, read from its log.
+
+        Returns:
+            Plain JSON data for each kind of warning: ``warning``, the ``first`` and ``last``
+            iteration that it came at, at how many (``count``) of all ``checks``, ``advice``.
+        """
+        log = self.out / "log.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        checks = [line for line in map(json.loads, lines) if "warnings" in line]
+        iterations: dict[str, list[int]] = {}
+        for check in checks:
+            for warning in check["warnings"]:
+                kind = warning.partition(":")[0]
+                iterations.setdefault(kind, []).append(check["iteration"])
+        return [
+            {
+                "warning": kind,
+                "first": found[0],
+                "last": found[-1],
+                "count": len(found),
+                "checks": len(checks),
+                "advice": self.advice[kind],
+            }
+            for kind, found in iterations.items()
+        ]
 
     # For the steps ------------------------------------------------------------------------------
 
@@ -421,16 +450,10 @@ class Trainer:
         if not (self.config.tensorboard and self.accelerator.is_main_process):
             yield
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "tensorboard is on but the package tensorboard is not installed: "
-                "pip install latentgym[tensorboard]"
-            ) from None
+        writer = import_tensorboard()
         try:
             folder = self.out / "tensorboard"
-            with SummaryWriter(folder, purge_step=self.iteration + 1) as self._board:
+            with writer(folder, purge_step=self.iteration + 1) as self._board:
                 yield
         finally:
             self._board = None
@@ -534,6 +557,22 @@ class Trainer:
         if self.accelerator.reduce(flag, "sum").item():
             interrupted.set()
         return interrupted.is_set()
+
+
+def import_tensorboard() -> type:
+    """Return TensorBoard's writer.
+
+    Raises:
+        ModuleNotFoundError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "tensorboard is on but the package tensorboard is not installed: "
+            "pip install latentgym[tensorboard]"
+        ) from None
+    return SummaryWriter
 
 
 def build(seed: int, *factories: Any) -> list[nn.Module]:
