@@ -19,7 +19,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -196,12 +196,9 @@ class Trainer:
                 was.
             OSError: a file could not be written; the last checkpoint is left as it was.
         """
-        with self.lock(), plain_mode():
+        is_main = self.accelerator.is_main_process
+        with folder_lock(self.out) if is_main else nullcontext(), plain_mode():
             self._train()
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Lock ``config.out`` against other trainings; of several processes the first does."""
-        return folder_lock(self.out) if self.accelerator.is_main_process else nullcontext()
 
     def _train(self) -> None:
         self._resume()

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from gan_backbones.cvae_training import CVAEConfig, CVAETrainer
 from gan_backbones.datasets import DatasetError, to_float
 from gan_backbones.evaluation import generate
 from gan_backbones.gan_training import GANConfig
+from gan_backbones.locks import FolderInUseError
 from gan_backbones.training import train_backbone
 from latentgym.cli import backbones, main
 
@@ -208,6 +210,27 @@ def test_finished_stages_are_not_repeated(tmp_path, faces, monkeypatch):
         assert all(torch.equal(value, found[key]) for key, value in network.state_dict().items())
 
 
+def test_the_folder_is_locked_until_the_backbone_is_written(tmp_path, faces, monkeypatch):
+    config = replace(GAN, data=faces, out=tmp_path)
+    refused = []
+
+    def start_another():
+        try:
+            train_backbone(config, "other")
+        except FolderInUseError as error:
+            refused.append(str(error))
+
+    def check(backbone):
+        thread = threading.Thread(target=start_another)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(training, "check_backbone", check)
+    train_backbone(config, "tiny")
+    assert len(refused) == 1
+    assert refused[0].startswith(f"{tmp_path} is in use by process ")
+
+
 @pytest.fixture
 def few_faces(tmp_path, faces):
     """A function that makes a folder of so many faces."""
@@ -332,6 +355,7 @@ def test_figures_are_written_into_a_new_folder(tmp_path, faces, capsys):
             ["--seed", str(2**64)],
             "seed is 18446744073709551616; allowed: a whole number at least 0",
         ),
+        (["--features", "0"], "features is 0; allowed: a whole number at least 1"),
         (["--name", "a/b"], "name is 'a/b'; allowed: a file's name, without folders"),
         (["--batch-size", "43"], "the held-out part 14; allowed: at most 42"),
         (["--kind", "cvae", "--objective", "bce"], "objective is 'bce'; a conditional VAE has no"),

@@ -44,6 +44,8 @@ def train_backbone(
         scale: of the conditional VAE: a pixel's standard deviation given latent and label.
     """
     if features is not None:
+        if features < 1:
+            raise ValueError(f"features is {features}; allowed: a whole number at least 1")
         config = replace(config, generator_features=features, discriminator_features=features)
     chosen = config if kind == "gan" else _cvae_config(config, scale)
     if faces:
@@ -117,81 +119,45 @@ def _print_figures(figures: dict) -> None:
     """Print each figure with what it means and which way is better."""
     quantiles = figures["realism_quantiles"]
     discriminator = figures["discriminator"]
-    rows = [
-        ("images", figures["images"], "held-out real images, and as many generated ones"),
-    ]
+    _print_figure("images", figures["images"], "held-out real images, and as many generated ones")
     if "label_accuracy" in figures:
-        rows.append(
-            ("label accuracy", _percent(figures["label_accuracy"]), "images as asked for; higher")
-        )
+        asked = "generated images that show what was asked for (higher is better)"
+        _print_figure("label accuracy", _percent(figures["label_accuracy"]), asked)
     if "judge_accuracy" in figures:
+        for role in ("classifier", "judge"):
+            accuracy = _percent(figures[f"{role}_accuracy"])
+            _print_figure(f"{role} accuracy", accuracy, "on real images (higher is better)")
+        agree = "classifier and judge agree on generated images (higher is better)"
+        _print_figure("agreement", _percent(figures["agreement"]), agree)
         lowest = figures["lowest_share"]
-        rows += [
-            (
-                "classifier accuracy",
-                _percent(figures["classifier_accuracy"]),
-                "right about real images; higher",
-            ),
-            ("judge accuracy", _percent(figures["judge_accuracy"]), "likewise; higher"),
-            (
-                "agreement",
-                _percent(figures["agreement"]),
-                "classifier and judge agree about generated images; higher",
-            ),
-            (
-                "rarest variant",
-                f"{lowest['ratio']:.2f}",
-                f"{lowest['variant']}: its share in generated images by that in the data; near 1",
-            ),
-            (
-                "Frechet distance",
-                figures["fd_classifier"],
-                "to real images, in the judge's features (not FID); lower",
-            ),
-            (
-                "kernel distance",
-                figures["kid_classifier"],
-                "likewise, in the form of KID; lower, 0 is best",
-            ),
-            (
-                "precision",
-                f"{figures['precision']:.3f}",
-                "generated images that look like real ones; higher, at most 1",
-            ),
-            (
-                "recall",
-                f"{figures['recall']:.3f}",
-                "real images that could have been generated; higher, at most 1",
-            ),
-        ]
+        share = f"share of {lowest['variant']} in generated images, divided by that in the data"
+        _print_figure("rarest variant", f"{lowest['ratio']:.2f}", f"{share} (1 is best)")
+        distance = "from real images, in the judge's features; not FID (lower is better)"
+        _print_figure("Frechet distance", figures["fd_classifier"], distance)
+        distance = "likewise, in the form of KID (lower is better, 0 is best)"
+        _print_figure("kernel distance", figures["kid_classifier"], distance)
         neighbours = figures.get("neighbours", NEIGHBOURS)
+        how = f"by {neighbours} nearest neighbours"
         if neighbours < NEIGHBOURS:
-            rows.append(
-                (
-                    "neighbours",
-                    neighbours,
-                    f"used by precision and recall, as there are too few images for {NEIGHBOURS}",
-                )
-            )
-    rows += [
-        (
-            "discriminator accuracy",
-            _percent(discriminator["accuracy"]),
-            "tells real from generated images; 50 % where they look alike",
-        ),
-        ("  real", _percent(discriminator["true_positive_rate"]), "real images taken for real"),
-        (
-            "  generated",
-            _percent(discriminator["true_negative_rate"]),
-            "generated images taken for generated",
-        ),
-    ]
-    for label, value, meaning in rows:
-        print(f"{label:24s} {value!s:>10s}   {meaning}")
-    print(f"realism of images from the least to the most realistic, at {quantiles['at']}")
+            how += f", too few images for {NEIGHBOURS}"
+        real = f"generated images that look real, {how} (higher is better)"
+        _print_figure("precision", _percent(figures["precision"]), real)
+        covered = "real images that could have been generated (higher is better)"
+        _print_figure("recall", _percent(figures["recall"]), covered)
+    told = "real and generated images told apart (50 % if they look alike)"
+    _print_figure("discriminator accuracy", _percent(discriminator["accuracy"]), told)
+    taken = "real images taken for real"
+    _print_figure("  real", _percent(discriminator["true_positive_rate"]), taken)
+    taken = "generated images taken for generated"
+    _print_figure("  generated", _percent(discriminator["true_negative_rate"]), taken)
+    print(f"realism (0 to 1) at the quantiles {quantiles['at']}")
     for kind in ("real", "generated"):
         print(f"  {kind:9s} {quantiles[kind]}")
     _print_accuracies(figures)
+
+
+def _print_figure(label: str, value: object, meaning: str) -> None:
+    print(f"{label:24s} {value!s:>10s}   {meaning}")
 
 
 def _print_accuracies(figures: dict) -> None:
