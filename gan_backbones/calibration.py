@@ -14,7 +14,8 @@ def fit_platt(
     """Scale and shift that make ``sigmoid(scale * logit + shift)`` the probability of being real.
 
     Logistic regression with Platt's (1999) softened targets, which keep the scale finite even
-    where the two sets do not overlap.
+    where the two sets do not overlap. If all logits are equal they say nothing: the scale is 1, and
+    the shift makes the probability the share of real images.
 
     Args:
         real: the discriminator's logits ``[N]`` of held-out real images.
@@ -31,6 +32,8 @@ def fit_platt(
     ).clamp(smoothing, 1 - smoothing)
     # Fit on standardised logits: LBFGS then starts near the answer whatever the logits' range.
     centre, spread = logits.mean(), logits.std()
+    if spread == 0:
+        spread = torch.ones_like(spread)
     parameters = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)
     optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
 

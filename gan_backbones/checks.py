@@ -74,7 +74,7 @@ def draw_latents(backbone: Backbone, count: int, seed: int = 0) -> torch.Tensor:
     """Latents ``[count, latent_dim]`` from N(0, I), on the generator's device."""
     own = [*backbone.generator.parameters(), *backbone.generator.buffers()]
     rng = torch.Generator().manual_seed(seed)
-    latents = torch.randn(count, backbone.latent_dim, generator=rng)
+    latents = torch.randn(count, backbone.latent_dim, generator=rng, dtype=torch.float32)
     return latents.to(own[0].device if own else "cpu")
 
 

@@ -89,7 +89,7 @@ def train_classifier(
             order = torch.randperm(len(images), generator=rng)
             for chosen in order[: len(order) // batch_size * batch_size].split(batch_size):
                 batch = _disturb(to_float(images[chosen]), rng)
-                share = 1 - MIXUP * torch.rand((), generator=rng)
+                share = 1 - MIXUP * torch.rand((), generator=rng, dtype=torch.float32)
                 batch = share * batch + (1 - share) * batch.flip(0)
                 loss_of = partial(mixed_loss, labels=labels[chosen], share=share)
                 if adversary:
@@ -115,7 +115,7 @@ def _pushed(
     images = images.requires_grad_(True)
     (gradient,) = torch.autograd.grad(loss_of(images), images)
     gradient = F.normalize(gradient.flatten(1), dim=1).view_as(images)
-    shares = torch.rand(len(images), 1, 1, 1, generator=rng)
+    shares = torch.rand(len(images), 1, 1, 1, generator=rng, dtype=torch.float32)
     return (images + distance * shares * gradient).detach()
 
 
@@ -138,6 +138,6 @@ def predict_attributes(logits: torch.Tensor, schema: AttributeSchema) -> torch.T
 def _disturb(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Shift each batch by up to two pixels and add noise of up to a tenth of the value range."""
     shift = torch.randint(-2, 3, (2,), generator=rng).tolist()
-    noise = torch.rand((), generator=rng) * 0.2
+    noise = torch.rand((), generator=rng, dtype=torch.float32) * 0.2
     images = torch.roll(images, shift, dims=(2, 3))
-    return images + noise * torch.randn(images.shape, generator=rng)
+    return images + noise * torch.randn(images.shape, generator=rng, dtype=torch.float32)

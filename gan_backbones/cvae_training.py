@@ -49,6 +49,14 @@ class CVAEConfig(TrainingConfig):
     penalty: NonNegativeFloat = 2.0
     penalty_interval: PositiveInt = 2
 
+    def networks(
+        self, outputs: int, channels: int, image_size: int
+    ) -> tuple[ConditionalVAE, Discriminator]:
+        """Return a VAE for labels of length ``outputs``, and a discriminator."""
+        vae = partial(ConditionalVAE, outputs, self.latent_dim, self.features, channels, image_size)
+        discriminator = partial(Discriminator, self.discriminator_features, channels, image_size)
+        return tuple(build(self.seed, vae, discriminator))
+
 
 class CVAETrainer(Trainer):
     """Trains a conditional VAE on labelled images (Sohn et al. 2015).
@@ -77,14 +85,7 @@ class CVAETrainer(Trainer):
         labels: torch.Tensor,
         schema: AttributeSchema,
     ):
-        channels, side = images.shape[1:3]
-        self.vae, self.discriminator = build(
-            config.seed,
-            partial(
-                ConditionalVAE, schema.size, config.latent_dim, config.features, channels, side
-            ),
-            partial(Discriminator, config.discriminator_features, channels, side),
-        )
+        self.vae, self.discriminator = config.networks(schema.size, *images.shape[1:3])
         self.generator = self.vae.decoder
         networks = {"vae": self.vae, "discriminator": self.discriminator}
         super().__init__(config, images, networks, trained=tuple(networks))

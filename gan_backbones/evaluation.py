@@ -10,6 +10,7 @@ from torch import nn
 from gan_backbones.backbone import Backbone
 from gan_backbones.classifier_training import predict_attributes
 from gan_backbones.datasets.cartoon_set import to_float
+from gan_backbones.devices import plain_mode
 from gan_backbones.metrics import (
     QUANTILES,
     batched,
@@ -23,6 +24,12 @@ from gan_backbones.metrics import (
 from gan_backbones.networks import ConditionalGenerator
 from gan_backbones.schema import AttributeSchema
 
+NEIGHBOURS = 5
+"""Which nearest neighbour precision and recall reach to, given more images than that."""
+
+WEAK = 0.5
+"""Share of the way from chance to 100 % below which an accuracy counts as weak."""
+
 
 def evaluate_backbone(
     backbone: Backbone, images: torch.Tensor, labels: torch.Tensor | None, seed: int = 0
@@ -32,27 +39,60 @@ def evaluate_backbone(
     Args:
         backbone: with generator and discriminator, and with a schema, classifier and judge;
             without a schema only the discriminator's figures are there.
-        images: held-out real images, uint8 ``[N, C, H, W]``.
+        images: held-out real images, uint8 ``[N, C, H, W]``, N at least 2.
         labels: their variant indices, int64 ``[N, A]``, if there is a schema. A conditional
             generator makes one image under each.
-        seed: of the N latents.
+        seed: seed of the N latents.
 
     Returns:
         Plain JSON data: ``classifier_accuracy`` and ``judge_accuracy`` on the real images (mean
-        over attributes) and per attribute; ``agreement`` of the two on generated images;
+        over attributes), ``classifier_accuracies`` and ``judge_accuracies`` by attribute;
+        ``chance`` by attribute: the share of its most common variant, which is the accuracy of
+        always naming that one; ``weak_attributes`` of each of the two: see
+        :func:`find_weak_attributes`; ``agreement`` of the two on generated images;
         ``lowest_share``: over all variants, the smallest ratio of a variant's share among
         generated images (as the judge sees them) to its share in the data, and which variant;
         in the judge's features: Fréchet distance ``fd_classifier``, ``kid_classifier`` (of all
-        points), k-NN ``precision`` and ``recall`` (k = 5), comparable only between backbones of one
-        judge and equally many images; the discriminator's probability quantiles, and its confusion
+        points), k-NN ``precision`` and ``recall`` with ``neighbours`` (5, or fewer where there are
+        fewer images), comparable only between backbones of one judge and equally many images;
+        the discriminator's probability quantiles, and its confusion
         matrix and rates as :func:`gan_backbones.metrics.discriminator_confusion` has them; of
         a conditional generator also ``label_accuracy``: how often the judge sees what was asked
         for.
+
+    Raises:
+        ValueError: fewer than 2 images, or a seed out of range.
     """
+    if len(images) < 2:
+        raise ValueError(f"images has {len(images)} images; at least 2 are needed")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}; allowed: a whole number at least 0 and below 2**64")
+    with plain_mode():
+        return _evaluate(backbone, images, labels, seed)
+
+
+def find_weak_attributes(accuracies: dict[str, float], chance: dict[str, float]) -> list[str]:
+    """Return the attributes that a classifier hardly recognizes.
+
+    Its accuracy there is less than half of the way from chance to 100 %.
+
+    Args:
+        accuracies: share of right answers by attribute.
+        chance: share of right answers of always naming the most common variant, by attribute.
+    """
+    return [
+        name
+        for name, accuracy in accuracies.items()
+        if chance[name] < 1 and accuracy - chance[name] < WEAK * (1 - chance[name])
+    ]
+
+
+def _evaluate(
+    backbone: Backbone, images: torch.Tensor, labels: torch.Tensor | None, seed: int
+) -> dict[str, Any]:
     schema = backbone.schema
-    latents = torch.randn(
-        len(images), backbone.latent_dim, generator=torch.Generator().manual_seed(seed)
-    )
+    rng = torch.Generator().manual_seed(seed)
+    latents = torch.randn(len(images), backbone.latent_dim, generator=rng, dtype=torch.float32)
     generated = generate(backbone.generator, latents, labels, schema)
 
     def real(network):
@@ -81,16 +121,19 @@ def evaluate_backbone(
         role: predict_attributes(batched(getattr(backbone, role), generated), schema)
         for role in ("classifier", "judge")
     }
-    by_attribute = {
+    accuracies = {
         role: dict(zip(schema.names, _shares(seen == labels), strict=True))
         for role, seen in seen_real.items()
     }
+    commonest = (labels == labels.mode(dim=0).values).double()
+    chance = dict(zip(schema.names, _shares(commonest), strict=True))
     agreement = (seen_generated["classifier"] == seen_generated["judge"]).double()
     ratios = _share_ratios(seen_generated["judge"], labels, schema)
     rarest = min(ratios, key=ratios.get)
     judge_features = classifier_features(backbone.judge)
     features = judge_features(images), judge_features(generated)
-    precision, recall = precision_recall(*features)
+    neighbours = min(NEIGHBOURS, len(images) - 1)
+    precision, recall = precision_recall(*features, k=neighbours)
     conditional = {}
     if isinstance(backbone.generator, ConditionalGenerator):
         matches = (seen_generated["judge"] == labels).double().mean()
@@ -98,9 +141,14 @@ def evaluate_backbone(
     return {
         "images": len(images),
         **conditional,
-        "classifier_accuracy": _mean(by_attribute["classifier"]),
-        "judge_accuracy": _mean(by_attribute["judge"]),
-        "accuracy_by_attribute": by_attribute,
+        "classifier_accuracy": _mean(accuracies["classifier"]),
+        "judge_accuracy": _mean(accuracies["judge"]),
+        "classifier_accuracies": accuracies["classifier"],
+        "judge_accuracies": accuracies["judge"],
+        "chance": chance,
+        "weak_attributes": {
+            role: find_weak_attributes(found, chance) for role, found in accuracies.items()
+        },
         "agreement": round(agreement.mean().item(), 4),
         "agreement_by_attribute": dict(zip(schema.names, _shares(agreement), strict=True)),
         "lowest_share": {"variant": rarest, "ratio": ratios[rarest]},
@@ -108,6 +156,7 @@ def evaluate_backbone(
         "kid_classifier": _significant(kid(*features)),
         "precision": round(precision, 4),
         "recall": round(recall, 4),
+        "neighbours": neighbours,
         **realism,
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -134,7 +134,7 @@ class GANConfig(TrainingConfig):
         )
 
     def networks(self, channels: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """A generator and a discriminator with fresh weights."""
+        """Return a generator and a discriminator with initial weights."""
         wide, narrow = self.generator_features, self.discriminator_features
         if self.architecture == "residual":
             generator = partial(ResidualGenerator, self.latent_dim, wide, channels, image_size)
@@ -165,6 +165,11 @@ class GANTrainer(Trainer):
     """
 
     title = "training GAN"
+    advice: ClassVar[dict[str, str]] = {
+        "discriminator saturated": "raise penalty, lower discriminator_learning_rate, or augment",
+        "mode collapse": "lower learning_rate; use objective relativistic, penalty_kind r1_r2",
+        "discriminator overfits": "augment with color, translation and cutout, or add images",
+    }
 
     def __init__(
         self,
@@ -175,6 +180,8 @@ class GANTrainer(Trainer):
         if images is None:
             dataset = open_dataset(config.data, config.image_size, config.channels)
             images = dataset.images(range(len(dataset)))
+        if held_out is not None and not len(held_out):
+            raise ValueError("held_out has no images; at least 1 is needed, or leave it out")
         self.held_out = held_out
         channels, side = images.shape[1:3]
         self._generator, self.discriminator = config.networks(channels, side)

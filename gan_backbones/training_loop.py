@@ -19,10 +19,10 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import imageio.v3 as iio
 import numpy as np
@@ -113,6 +113,8 @@ class Trainer:
     """
 
     title = "training"
+    advice: ClassVar[dict[str, str]] = {}
+    """What to do about each warning of :meth:`_checks`, by the text before its colon."""
 
     def __init__(
         self,
@@ -194,12 +196,9 @@ class Trainer:
                 was.
             OSError: a file could not be written; the last checkpoint is left as it was.
         """
-        with self.lock(), plain_mode():
+        is_main = self.accelerator.is_main_process
+        with folder_lock(self.out) if is_main else nullcontext(), plain_mode():
             self._train()
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Lock ``config.out`` against other trainings; of several processes the first does."""
-        return folder_lock(self.out) if self.accelerator.is_main_process else nullcontext()
 
     def _train(self) -> None:
         self._resume()
@@ -263,6 +262,33 @@ class Trainer:
             self._checksum = checksum(self.images)
         images = {"images": len(self.images), "images_checksum": self._checksum}
         return {**self.config.settings(), **images}
+
+    def warnings(self) -> list[dict[str, Any]]:
+        """Summarize the warnings of the whole run, read from its log.
+
+        Returns:
+            Plain JSON data for each kind of warning: ``warning``, the ``first`` and ``last``
+            iteration that it came at, at how many (``count``) of all ``checks``, ``advice``.
+        """
+        log = self.out / "log.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        checks = [line for line in map(json.loads, lines) if "warnings" in line]
+        iterations: dict[str, list[int]] = {}
+        for check in checks:
+            for warning in check["warnings"]:
+                kind = warning.partition(":")[0]
+                iterations.setdefault(kind, []).append(check["iteration"])
+        return [
+            {
+                "warning": kind,
+                "first": found[0],
+                "last": found[-1],
+                "count": len(found),
+                "checks": len(checks),
+                "advice": self.advice[kind],
+            }
+            for kind, found in iterations.items()
+        ]
 
     # For the steps ------------------------------------------------------------------------------
 
@@ -421,16 +447,10 @@ class Trainer:
         if not (self.config.tensorboard and self.accelerator.is_main_process):
             yield
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "tensorboard is on but the package tensorboard is not installed: "
-                "pip install latentgym[tensorboard]"
-            ) from None
+        writer = import_tensorboard()
         try:
             folder = self.out / "tensorboard"
-            with SummaryWriter(folder, purge_step=self.iteration + 1) as self._board:
+            with writer(folder, purge_step=self.iteration + 1) as self._board:
                 yield
         finally:
             self._board = None
@@ -534,6 +554,22 @@ class Trainer:
         if self.accelerator.reduce(flag, "sum").item():
             interrupted.set()
         return interrupted.is_set()
+
+
+def import_tensorboard() -> type:
+    """Return TensorBoard's writer.
+
+    Raises:
+        ModuleNotFoundError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "tensorboard is on but the package tensorboard is not installed: "
+            "pip install latentgym[tensorboard]"
+        ) from None
+    return SummaryWriter
 
 
 def build(seed: int, *factories: Any) -> list[nn.Module]:

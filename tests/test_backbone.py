@@ -11,7 +11,7 @@ from torch import nn
 
 import gan_backbones
 from gan_backbones import AttributeSchema, Backbone, BackboneError, check_backbone, registry
-from gan_backbones.evaluation import evaluate_backbone
+from gan_backbones.evaluation import evaluate_backbone, find_weak_attributes
 from gan_backbones.files import CHECKED, write_atomically
 from gan_backbones.networks import (
     ConditionalGenerator,
@@ -543,7 +543,10 @@ def test_figures_of_a_backbone(backbone):
         "images",
         "classifier_accuracy",
         "judge_accuracy",
-        "accuracy_by_attribute",
+        "classifier_accuracies",
+        "judge_accuracies",
+        "chance",
+        "weak_attributes",
         "agreement",
         "agreement_by_attribute",
         "lowest_share",
@@ -551,12 +554,19 @@ def test_figures_of_a_backbone(backbone):
         "kid_classifier",
         "precision",
         "recall",
+        "neighbours",
         "realism_quantiles",
         "discriminator",
     }
     assert figures["images"] == 120
     assert figures["classifier_accuracy"] == 1  # its own labels
-    assert figures["accuracy_by_attribute"]["classifier"] == dict.fromkeys(SCHEMA.names, 1)
+    assert figures["classifier_accuracies"] == dict.fromkeys(SCHEMA.names, 1)
+    for position, name in enumerate(SCHEMA.names):
+        share = labels[:, position].bincount().max().item() / 120
+        assert figures["chance"][name] == pytest.approx(share, abs=1e-4)
+    weak = figures["weak_attributes"]
+    assert weak["classifier"] == []
+    assert weak["judge"] == find_weak_attributes(figures["judge_accuracies"], figures["chance"])
     assert 0 < figures["judge_accuracy"] < 1
     assert 0 < figures["agreement"] < 1
     by_attribute = figures["agreement_by_attribute"]
@@ -579,6 +589,24 @@ def test_figures_of_a_backbone(backbone):
     assert evaluate_backbone(backbone, images, labels, seed=2) == figures
     assert evaluate_backbone(backbone, images, labels, seed=3) != figures
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weak_attributes_are_those_near_chance():
+    accuracies = {"at chance": 0.6, "near": 0.79, "far": 0.81, "perfect": 1.0, "constant": 0.9}
+    chance = {"at chance": 0.6, "near": 0.6, "far": 0.6, "perfect": 0.9, "constant": 1.0}
+    assert find_weak_attributes(accuracies, chance) == ["at chance", "near"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_few_images_are_measured_with_fewer_neighbours(backbone, count):
+    images, labels = fake_data(backbone)
+    figures = evaluate_backbone(backbone, images[:count], labels[:count])
+    assert figures["neighbours"] == min(5, count - 1)
+    assert 0 <= figures["precision"] <= 1
+    with pytest.raises(ValueError, match="images has 1 images; at least 2"):
+        evaluate_backbone(backbone, images[:1], labels[:1])
+    with pytest.raises(ValueError, match=f"seed is {2**64}; allowed"):
+        evaluate_backbone(backbone, images, labels, 2**64)
 
 
 def test_a_judge_that_is_the_classifier_agrees(backbone):

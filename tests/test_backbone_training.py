@@ -1,8 +1,12 @@
 """From images to a checked backbone file, and the conditional VAE's training."""
 
 import json
+import re
 import shutil
+import sys
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import pytest
@@ -13,8 +17,9 @@ from gan_backbones.cvae_training import CVAEConfig, CVAETrainer
 from gan_backbones.datasets import DatasetError, to_float
 from gan_backbones.evaluation import generate
 from gan_backbones.gan_training import GANConfig
+from gan_backbones.locks import FolderInUseError
 from gan_backbones.training import train_backbone
-from latentgym.cli import main
+from latentgym.cli import backbones, main
 
 SCHEMA = AttributeSchema({"colour": ["dark", "grey", "bright"]})
 TINY = dict(
@@ -122,10 +127,237 @@ def test_the_command_line_makes_backbones_of_both_kinds(tmp_path, faces, capsys)
     assert load(tmp_path / "vae" / "tiny.safetensors").card["cvae"]["scale"] == 0.3
 
 
+@pytest.fixture
+def no_training(monkeypatch):
+    """Training even one step fails the test."""
+
+    def step(trainer):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(training.GANTrainer, "_step", step)
+    monkeypatch.setattr(training, "train_classifier", step)
+
+
+@pytest.mark.parametrize("config", [GAN, CVAE], ids=["gan", "cvae"])
+def test_the_state_of_torch_changes_nothing(tmp_path, faces, config):
+    config = replace(config, data=faces)
+    plain = load(train_backbone(replace(config, out=tmp_path / "plain"), "tiny"))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.device("meta"):
+            file = train_backbone(replace(config, out=tmp_path / "odd"), "tiny")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    odd = load(file)
+    assert odd.card == plain.card
+    for role, network in plain.networks.items():
+        found = odd.networks[role].state_dict()
+        assert all(torch.equal(value, found[key]) for key, value in network.state_dict().items())
+
+
+def test_a_finished_command_says_so_at_once(tmp_path, faces, capsys, monkeypatch):
+    command = ["train-backbone", "--data", str(faces), "--features", "4", "--image-size", "16"]
+    command += ["--iterations", "2", "--batch-size", "8", "--out", str(tmp_path)]
+    main(command)
+    first = capsys.readouterr().out
+    file = tmp_path / "backbone.safetensors"
+    assert first.startswith(f"backbone: {file}\n")
+    content = file.read_bytes()
+    monkeypatch.setattr(training.GANTrainer, "train", lambda trainer: 1 / 0)
+    monkeypatch.setattr(training, "train_classifier", lambda *args, **kwargs: 1 / 0)
+    main(command)
+    again = capsys.readouterr()
+    assert again.out == first
+    assert f"{file} is finished; delete the file to make it again" in again.err
+    with pytest.raises(SystemExit, match=r"of another configuration \(iterations 2 -> 3\): choose"):
+        main([*command, "--iterations", "3"])
+    assert file.read_bytes() == content
+    file.write_bytes(b"no backbone")
+    with pytest.raises(SystemExit, match=f"{file}: damaged .*: choose another name, or move"):
+        main(command)
+
+
+def test_finished_stages_are_not_repeated(tmp_path, faces, monkeypatch):
+    """Interrupted in each stage, the result is that of a run without interrupts."""
+    config = replace(GAN, data=faces)
+    whole = load(train_backbone(replace(config, out=tmp_path / "whole"), "tiny"))
+    calls = []
+
+    def stop_at(stage, function, role=None):
+        def patched(*args, **kwargs):
+            if role is None or role in kwargs["desc"]:
+                calls.append(stage)
+                if calls.count(stage) == 1:
+                    raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return patched
+
+    train_classifier = stop_at("classifier", training.train_classifier, "classifier")
+    monkeypatch.setattr(training, "train_classifier", stop_at("judge", train_classifier, "judge"))
+    for name in ("fit_platt", "evaluate_backbone", "check_backbone"):
+        monkeypatch.setattr(training, name, stop_at(name, getattr(training, name)))
+    stages = ["fit_platt", "classifier", "judge", "evaluate_backbone", "check_backbone"]
+    for _ in stages:
+        with pytest.raises(KeyboardInterrupt):
+            train_backbone(replace(config, out=tmp_path / "parts"), "tiny")
+    parts = load(train_backbone(replace(config, out=tmp_path / "parts"), "tiny"))
+    assert [calls.count(stage) for stage in stages] == [6, 2, 2, 3, 2]
+    assert parts.card == whole.card
+    for role, network in whole.networks.items():
+        found = parts.networks[role].state_dict()
+        assert all(torch.equal(value, found[key]) for key, value in network.state_dict().items())
+
+
+def test_the_folder_is_locked_until_the_backbone_is_written(tmp_path, faces, monkeypatch):
+    config = replace(GAN, data=faces, out=tmp_path)
+    refused = []
+
+    def start_another():
+        try:
+            train_backbone(config, "other")
+        except FolderInUseError as error:
+            refused.append(str(error))
+
+    def check(backbone):
+        thread = threading.Thread(target=start_another)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(training, "check_backbone", check)
+    train_backbone(config, "tiny")
+    assert len(refused) == 1
+    assert refused[0].startswith(f"{tmp_path} is in use by process ")
+
+
+@pytest.fixture
+def few_faces(tmp_path, faces):
+    """A function that makes a folder of so many faces."""
+
+    def make(count):
+        folder = tmp_path / f"{count} faces"
+        folder.mkdir()
+        shutil.copy(faces / "schema.json", folder)
+        for file in sorted(faces.rglob("*.png"))[:count]:
+            shutil.copy(file, folder)
+            shutil.copy(file.with_suffix(".csv"), folder)
+        return folder
+
+    return make
+
+
+def test_ten_images_are_enough(tmp_path, few_faces, capsys):
+    config = replace(GAN, data=few_faces(10), out=tmp_path / "run", batch_size=6)
+    backbone = load(train_backbone(config, "tiny"))
+    assert backbone.card["images"] == {"train": 6, "judge": 2, "held_out": 2}
+    assert backbone.card["held_out"]["neighbours"] == 1
+
+
+def test_too_few_images_are_refused_before_the_first_step(tmp_path, few_faces, no_training):
+    config = replace(GAN, data=few_faces(9), out=tmp_path / "run", batch_size=2)
+    message = (
+        f"of the 9 images in {config.data} training gets 6, the judge 2 and the held-out part 1; "
+        "each needs at least 2: add images"
+    )
+    with pytest.raises(DatasetError, match=f"^{re.escape(message)}$"):
+        train_backbone(config, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("", ValueError, "name is ''; allowed: a file's name"),
+        ("folder", ValueError, "folder.safetensors is a folder; choose another name"),
+        ("x" * 300, OSError, "cannot be written to out, "),
+    ],
+)
+def test_outputs_are_checked_before_the_first_step(
+    tmp_path, faces, no_training, name, error, message
+):
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(error, match=message):
+        train_backbone(replace(GAN, data=faces, out=tmp_path), name)
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, faces, no_training):
+    (tmp_path / "run").touch()
+    with pytest.raises(OSError, match=f"cannot be written to out, {tmp_path / 'run'} "):
+        train_backbone(replace(GAN, data=faces, out=tmp_path / "run"), "tiny")
+
+
+def test_room_and_packages_are_checked_before_the_first_step(
+    tmp_path, faces, no_training, monkeypatch
+):
+    config = replace(GAN, data=faces, out=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
+        with pytest.raises(OSError, match=f"{tmp_path} has 0 MB free on its disk; the training"):
+            train_backbone(config, "tiny")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install latentgym\[tensorboard\]"):
+        train_backbone(replace(config, tensorboard=True), "tiny")
+
+
+def test_warnings_are_summarized(tmp_path):
+    trained = training.GANTrainer(replace(GAN, out=tmp_path), shades()[0])
+    lines = [[], ["mode collapse: a"], [], ["mode collapse: b", "discriminator overfits: c"]]
+    (tmp_path / "log.jsonl").write_text(
+        '{"iteration": 1, "gap": 0.5}\n'
+        + "".join(
+            json.dumps({"iteration": number, "warnings": warnings}) + "\n"
+            for number, warnings in enumerate(lines)
+        )
+    )
+    collapse, overfits = trained.warnings()
+    assert collapse.pop("advice").startswith("lower learning_rate")
+    assert collapse == {
+        "warning": "mode collapse", "first": 1, "last": 3, "count": 2, "checks": 4,
+    }  # fmt: skip
+    assert (overfits["first"], overfits["last"], overfits["count"]) == (3, 3, 1)
+
+
+def test_the_summary_tells_of_weak_attributes_and_warnings(capsys):
+    figures = {
+        "chance": {"colour": 0.33, "size": 0.5},
+        "classifier_accuracies": {"colour": 0.99, "size": 0.9},
+        "judge_accuracies": {"colour": 0.47, "size": 0.95},
+        "weak_attributes": {"classifier": [], "judge": ["colour"]},
+    }
+    backbones._print_accuracies(figures)
+    backbones._print_warnings(
+        [dict(warning="mode collapse", first=500, last=900, count=2, checks=9, advice="do this")]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["colour", "99.00%", "47.00%", "33.00%", "weak"]
+    assert lines[2].split() == ["size", "90.00%", "95.00%", "50.00%"]
+    assert lines[3].startswith("warning: the judge hardly recognizes colour (less than half")
+    assert lines[4:] == [
+        "warning: mode collapse at 2 of 9 checks (iterations 500 to 900); what may help: do this"
+    ]
+
+
+def test_figures_are_written_into_a_new_folder(tmp_path, faces, capsys):
+    file = train_backbone(replace(GAN, data=faces, out=tmp_path), "tiny")
+    out = tmp_path / "missing" / "x.json"
+    command = ["benchmark", "backbone", "--data", str(faces), "--backbone", str(file)]
+    main([*command, "--out", str(out), "--seed", "3"])
+    assert json.loads(out.read_text()) == load(file).card["held_out"]
+    with pytest.raises(SystemExit, match=f"out is {tmp_path}, which is a folder; allowed: a file"):
+        main([*command, "--out", str(tmp_path)])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--objective", "mse"], "objective is 'mse'; allowed: bce"),
+        (["--penalty", "0"], "penalty is 0.0; allowed with penalty_kind 'r1_r2': finite and above"),
+        (
+            ["--seed", str(2**64)],
+            "seed is 18446744073709551616; allowed: a whole number at least 0",
+        ),
+        (["--features", "0"], "features is 0; allowed: a whole number at least 1"),
+        (["--name", "a/b"], "name is 'a/b'; allowed: a file's name, without folders"),
+        (["--batch-size", "43"], "the held-out part 14; allowed: at most 42"),
         (["--kind", "cvae", "--objective", "bce"], "objective is 'bce'; a conditional VAE has no"),
         (["--data", "mnist:nowhere"], "nowhere"),
     ],

@@ -1,8 +1,15 @@
 import pytest
 import torch
 
-from gan_backbones.calibration import rescale
+from gan_backbones.calibration import fit_platt, rescale
 from gan_backbones.networks import Discriminator, ResidualDiscriminator, bake
+
+
+def test_equal_logits_give_the_share_of_real_images():
+    scale, shift = fit_platt(torch.full((6,), 2.0), torch.full((2,), 2.0))
+    assert scale == pytest.approx(1)
+    softened = (6 * 7 / 8 + 2 * 1 / 4) / 8
+    assert torch.sigmoid(torch.tensor(2 * scale + shift)).item() == pytest.approx(softened)
 
 
 @pytest.mark.parametrize("kind", ["none", "batch", "spectral", "residual"])

@@ -109,7 +109,7 @@ def test_divergence_is_recorded_and_shown(digits, tmp_path, monkeypatch):
     [
         (["--variants", "bigger"], "variants has 'bigger'; allowed: base, upconv,"),
         (["--seeds", "0"], "seeds is 0; it must be at least 1"),
-        (["--batch-size", "0"], "batch_size is 0; it must be 1 or more"),
+        (["--batch-size", "0"], "batch_size is 0; allowed: a whole number at least 1"),
     ],
 )
 def test_a_wrong_argument_is_one_line(digits, tmp_path, arguments, message):

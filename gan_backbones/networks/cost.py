@@ -32,7 +32,8 @@ class Cost(NamedTuple):
 def cost(network: nn.Module) -> Cost:
     """Count the cost of one of :mod:`gan_backbones.networks`, on a copy without memory."""
     copied = copy.deepcopy(bake(network)).to("meta").eval()
-    inputs = [torch.zeros(1, *shape, device="meta") for shape in _input_shapes(network)]
+    shapes = _input_shapes(network)
+    inputs = [torch.zeros(1, *shape, device="meta", dtype=torch.float32) for shape in shapes]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         copied(*inputs)
     return Cost(
