@@ -343,8 +343,10 @@ def test_figures_are_written_into_a_new_folder(tmp_path, faces, capsys):
     command = ["benchmark", "backbone", "--data", str(faces), "--backbone", str(file)]
     main([*command, "--out", str(out), "--seed", "3"])
     assert json.loads(out.read_text()) == load(file).card["held_out"]
-    with pytest.raises(SystemExit, match=f"out is {tmp_path}, which is a folder; allowed: a file"):
-        main([*command, "--out", str(tmp_path)])
+    folder = tmp_path / "y.json"
+    folder.mkdir()
+    with pytest.raises(SystemExit, match=f"out is {folder}, which is a folder; expected a file"):
+        main([*command, "--out", str(folder)])
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ class ImageFiles(ImageDataset):
 
     def _skip_damaged(self) -> None:
         kept = []
-        for index in tqdm(range(len(self.files)), desc="checking images", unit="img"):
+        for index in ProgressBar(range(len(self.files)), desc="checking images", unit="img"):
             try:
                 self._image(index)
             except DatasetError as error:
