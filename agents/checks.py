@@ -13,7 +13,6 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-import torch
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy, torch and Stable-Baselines3 all take."""
@@ -129,21 +128,6 @@ def checked_seed(value: Any) -> int | None:
         ValueError: not a whole number, or out of range.
     """
     return None if value is None else integer("seed", value, 0, MAX_SEED)
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """The device, if torch can use it here.
-
-    Raises:
-        ValueError: an unknown device, or one that this machine or torch lacks.
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device is {str(device)!r}; torch cannot use it: {reason}") from None
-    return found
 
 
 def callables(callback: Callable | Iterable[Callable] | None) -> list[Callable]:

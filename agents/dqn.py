@@ -35,7 +35,6 @@ from agents.checks import (
     integer,
     layer_widths,
     number,
-    usable_device,
 )
 from agents.environments import (
     as_vector_env,
@@ -58,6 +57,7 @@ from agents.states import (
     set_env_state,
     unpack,
 )
+from gan_backbones.devices import usable_device
 from gan_backbones.files import read_safetensors, write_safetensors
 from gan_backbones.progress import ProgressBar
 

@@ -33,7 +33,6 @@ from agents.checks import (
     integer,
     layer_widths,
     number,
-    usable_device,
 )
 from agents.environments import as_vector_env, autoreset_mode, check_rewards, to_numpy
 from agents.networks import (
@@ -57,6 +56,7 @@ from agents.observations import (
 from agents.schedules import linear
 from agents.spaces_json import space_from_json
 from agents.states import check_finite, describe, load_weights
+from gan_backbones.devices import usable_device
 from gan_backbones.files import read_safetensors, write_safetensors
 from gan_backbones.progress import ProgressBar
 

@@ -36,7 +36,8 @@ def check_backbone(backbone: Backbone, seed: int = 0) -> None:
       ``[N, schema.size]``; all float32 and finite.
     - Deterministic: the same inputs give the same outputs.
     - Each output depends on its own input alone: not on its neighbours, order or size of the batch.
-    - Different latents give different images.
+    - Different latents give different images, and some pixels are darker than grey: images of
+      [0, 1] would look washed out.
     - Inputs, parameters, buffers and the global random states stay as they were.
     - A copy, prepared as environments prepare it, does the same.
 
@@ -57,6 +58,7 @@ def check_backbone(backbone: Backbone, seed: int = 0) -> None:
             outputs = _check_function(backbone, role, network, inputs)
         if role == "generator":
             _check_lively(outputs)
+            _check_value_range(outputs)
             inputs = outputs
 
 
@@ -90,6 +92,12 @@ def run(backbone: Backbone, role: str, network: nn.Module, inputs: torch.Tensor)
     Raises:
         BackboneError: see :func:`check_backbone`; or the network raised an error.
     """
+    tensors = [*network.parameters(), *network.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise BackboneError(
+            f"the {role} is on the meta device, which holds no values; expected its weights on "
+            "another device"
+        )
     if role in ("classifier", "judge") and backbone.schema is None:
         raise BackboneError(f"the {role} has no schema; expected one that names its outputs")
     try:
@@ -189,6 +197,15 @@ def _check_lively(images: torch.Tensor) -> None:
         raise BackboneError(
             f"the generator makes the same image of different latents: {len(images)} lie "
             f"{apart:.2g} apart; expected more than {TOLERANCE:.2g}"
+        )
+
+
+def _check_value_range(images: torch.Tensor) -> None:
+    low, high = images.min().item(), images.max().item()
+    if low >= 0:
+        raise BackboneError(
+            f"the generator returns values from {low:.3g} to {high:.3g}, none below 0; expected -1 "
+            "(black) to 1 (white): if 0 is black, pass value_range=(0, 1) to wrap"
         )
 
 

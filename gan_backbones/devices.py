@@ -8,6 +8,21 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device, if torch can use it here.
+
+    Raises:
+        ValueError: an unknown device, or one that this machine or torch lacks.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device is {str(device)!r}; torch cannot use it: {reason}") from None
+    return found
+
+
 def computes_in_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is faster there; emulated, it is up to thirty times slower than float32."""
     if device.type == "cuda":

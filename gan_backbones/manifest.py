@@ -46,6 +46,16 @@ def read_manifest(path: str | Path) -> Backbone:
     return _wrap(path, arguments)
 
 
+def files_of_manifest(path: str | Path) -> list[Path]:
+    """Return the files that a manifest names, or none if it cannot be read."""
+    path = Path(path)
+    try:
+        arguments = json.loads(path.read_text(encoding="utf-8"))
+        return [path.parent / arguments[role] for role in ROLES if arguments.get(role)]
+    except (AttributeError, OSError, TypeError, ValueError):
+        return []
+
+
 def read_generator(path: str | Path) -> Backbone:
     """Read one graph file as a backbone that has a generator alone, of images in [-1, 1].
 

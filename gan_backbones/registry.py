@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 
 from gan_backbones.backbone import Backbone, BackboneError
 from gan_backbones.graph_files import GRAPH_ENDINGS
-from gan_backbones.manifest import read_generator, read_manifest
+from gan_backbones.manifest import files_of_manifest, read_generator, read_manifest
 
 ENTRY_POINT_GROUP = "latentgym.backbones"
 
@@ -76,6 +76,31 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Backbo
             f"or a path to a file that ends in {', '.join(FILE_ENDINGS)}"
         )
     return backbone.to(device)
+
+
+def version(name_or_path: str | Path) -> Hashable:
+    """Return what tells the backbones apart that one name or path stands for over time.
+
+    It changes when a name is registered again, when a file is written again, and when a relative
+    path means another file after ``chdir``. So ``(name, version(name))`` is a key to cache what
+    was loaded.
+    """
+    name = str(name_or_path)
+    if name in _factories:
+        return _factories[name]
+    path = _SHIPPED / f"{name}.safetensors"
+    if not path.is_file():
+        path = Path(name)
+    files = [path, *(files_of_manifest(path) if path.suffix == ".json" else ())]
+    return tuple(_file_version(file) for file in files)
+
+
+def _file_version(file: Path) -> Hashable:
+    try:
+        status = file.stat()
+    except OSError:  # loading says what is wrong
+        return str(file)
+    return file.resolve(), status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read(path: Path) -> Backbone:

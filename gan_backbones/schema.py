@@ -46,6 +46,11 @@ class AttributeSchema:
         }
         self.size: int = int(sum(self.sizes))
 
+    @property
+    def editable(self) -> tuple[str, ...]:
+        """The attributes that an edit can change: those with two or more variants."""
+        return tuple(name for name, names in self.variants.items() if len(names) > 1)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AttributeSchema) and list(self.variants.items()) == list(
             other.variants.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from types import MethodType
@@ -62,7 +63,9 @@ def wrap(
             discriminator ends in a sigmoid.
         classifier: images to attribute logits or log-probabilities ``[N, schema.size]``.
         judge: another classifier, best trained on other images; it only evaluates.
-        schema: the attributes and their variants, in the order of the classifier's outputs.
+        schema: the attributes and their variants, in the order of the classifier's outputs. An
+            attribute with one variant alone is left out of targets and directions; a warning says
+            so.
         name: for the model card.
         card: the model card; plain JSON data.
 
@@ -93,6 +96,11 @@ def wrap(
         if not isinstance(schema, Mapping):
             raise ValueError(f"schema is {schema!r}; expected a dict of attribute to variants")
         schema = AttributeSchema(schema)
+    if schema is not None:
+        for attribute in set(schema.names) - set(schema.editable):
+            warnings.warn(
+                f"attribute {attribute!r} has one variant alone; edits leave it out", stacklevel=2
+            )
     if card is not None and not isinstance(card, Mapping):
         raise ValueError(f"card is {card!r}; expected a dict")
 

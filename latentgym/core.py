@@ -131,7 +131,7 @@ class EditCore:
         self.task = task
         self.count = count
         self.check_at_once = check_at_once
-        self.backbone = task.load_backbone()
+        self.backbone = task.loaded_backbone
         self.schema = self.backbone.schema
         self.columns = list(self.schema.slices.values())
         self.device = torch.device(task.device)
@@ -392,7 +392,7 @@ class EditCore:
         target = self.task.target
         if isinstance(target, Mapping):
             return dict(target)
-        names = self.schema.names if target is None else tuple(target)
+        names = self.schema.editable if target is None else tuple(target)
         name = names[rng.integers(len(names))]
         variants = self.schema.variants[name]
         return {name: variants[rng.integers(len(variants))]}

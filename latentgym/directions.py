@@ -33,7 +33,7 @@ def direction_matrix(
             components, carried over to the latent (as GANSpace does, Härkönen et al. 2020).
             ``"sefa"``: top singular directions of the generator's first layer (Shen & Zhou 2021),
             which change the image most.
-            ``"attributes"``: one direction per variant of each attribute, the one that raises
+            ``"attributes"``: one direction per variant of each editable attribute, which raises
             that variant's logit and leaves the other attributes' as they are, in a linear fit of
             the classifier's logits to the latent. Or a matrix as nested lists, used as it is.
         count: how many PCA or SeFa directions; by default 24, or as many as there are.
@@ -69,9 +69,7 @@ def direction_names(schema: AttributeSchema, directions: str, count: int) -> lis
         ``("hairColor", "a55728")`` for an attribute's variant, else ``("z[17]",)`` or the like.
     """
     if directions == "attributes":
-        return [
-            (name, variant) for name, variants in schema.variants.items() for variant in variants
-        ]
+        return [(name, variant) for name in schema.editable for variant in schema.variants[name]]
     if directions == "coordinates":
         return [(f"z[{i}]",) for i in range(count)]
     return [(f"{directions} {i}",) for i in range(count)]
@@ -118,11 +116,13 @@ def attribute_directions(backbone: Backbone) -> torch.Tensor:
     if backbone.classifier is None or backbone.schema is None:
         raise ValueError("directions='attributes' needs a backbone with a classifier and a schema")
     latents = _probe_latents(backbone)
-    logits = _on_own_device(
+    all_logits = _on_own_device(
         lambda batch: backbone.classifier(backbone.generator(batch)), backbone, latents
     )
-    for columns in backbone.schema.slices.values():  # a common offset of an attribute means nothing
-        logits[:, columns] -= logits[:, columns].mean(dim=1, keepdim=True)
+    schema = backbone.schema
+    parts = [all_logits[:, schema.slices[name]] for name in schema.editable]
+    # A common offset of an attribute's logits means nothing.
+    logits = torch.cat([part - part.mean(dim=1, keepdim=True) for part in parts], dim=1)
     # The latents are white, so the least-squares fit is a covariance; K x latent_dim.
     logits = (logits - logits.mean(dim=0)) / logits.std(dim=0).clamp(min=1e-6)
     fit = logits.T @ latents / len(latents)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from numbers import Real
 
+import numpy as np
+
 from gan_backbones import Backbone, load
+from gan_backbones.devices import usable_device
 from gan_backbones.networks import ConditionalGenerator
+from gan_backbones.registry import version
 from latentgym.directions import direction_matrix
 from latentgym.scores import ATTRIBUTE_SCORES, REALISM_SCORES
 
@@ -62,6 +67,12 @@ class EditTask:
     label: Mapping[str, str] | None = None
 
     def __post_init__(self):
+        for name in ("target", "directions", "observation", "label"):
+            # The caller's own list or dict may change later.
+            object.__setattr__(self, name, copy.deepcopy(getattr(self, name)))
+        for name in ("terminate_on_success", "bf16", "compile"):
+            _check_flag(name, getattr(self, name))
+        usable_device(self.device)
         _allowed("start", self.start, STARTS)
         _allowed("realism_score", self.realism_score, REALISM_SCORES)
         _allowed("attribute_score", self.attribute_score, ATTRIBUTE_SCORES)
@@ -84,10 +95,10 @@ class EditTask:
             )
         for name in WEIGHTS:
             value = getattr(self, name)
-            if not (value == 0 or _positive(value)):
+            if not (_positive(value) or (_is_number(value) and value == 0)):
                 raise ValueError(f"{name} is {value!r}; it must be a finite number, 0 or more")
         self._check_label()
-        backbone = self.load_backbone()
+        backbone = self.loaded_backbone
         if self.realism_weight and backbone.discriminator is None:
             raise ValueError(
                 "the backbone has no discriminator: give it one, or pass realism_weight=0 "
@@ -98,14 +109,19 @@ class EditTask:
                 "the backbone has no classifier and schema, which the target needs: pass "
                 "classifier=... and schema=... to gan_backbones.wrap"
             )
+        if not backbone.schema.editable:
+            raise ValueError(
+                "the backbone has no attribute with two or more variants: nothing can be edited"
+            )
         self.check_target(self.target)
         direction_matrix(backbone, self.directions, self.num_directions)
 
-    def load_backbone(self) -> Backbone:
+    @cached_property
+    def loaded_backbone(self) -> Backbone:
         """The backbone, under the ``label`` if there is one.
 
-        One that is given by name is loaded once per process and device, and each is put under a
-        label once.
+        It stays the same if its name or file stands for another one later. Tasks with the same
+        backbone, label and device share it.
         """
         backbone = self._load_unconditioned()
         if self.label is None:
@@ -113,8 +129,8 @@ class EditTask:
         return _condition(backbone, tuple(self.label.items())).to(self.device)
 
     def check_target(self, target: Mapping[str, str] | Sequence[str] | None) -> None:
-        """Raise a ValueError if ``target`` names what the schema does not have."""
-        schema = self.load_backbone().schema
+        """Raise a ValueError if ``target`` names what the schema does not have or cannot change."""
+        schema = self.loaded_backbone.schema
         if target is None:
             return
         if not isinstance(target, (Mapping, Sequence)) or isinstance(target, str):
@@ -126,14 +142,18 @@ class EditTask:
             raise ValueError("target is empty; name at least one attribute, or pass None")
         if isinstance(target, Mapping):
             schema.encode(target)
-        else:
-            for attribute in target:
-                _allowed("target", attribute, schema.names)
+        for attribute in target:
+            _allowed("target", attribute, schema.names)
+            if attribute not in schema.editable:
+                raise ValueError(
+                    f"target names {attribute!r}, which has one variant alone; "
+                    f"allowed: {', '.join(schema.editable)}"
+                )
 
     def _load_unconditioned(self) -> Backbone:
         if isinstance(self.backbone, Backbone):
             return self.backbone.to(self.device)
-        return _load(self.backbone, self.device)
+        return _load(self.backbone, self.device, version(self.backbone))
 
     def _check_label(self) -> None:
         if self.label is None:
@@ -154,7 +174,8 @@ class EditTask:
 
 
 @lru_cache(maxsize=8)
-def _load(name: str, device: str) -> Backbone:
+def _load(name: str, device: str, version: Hashable) -> Backbone:
+    """Load a backbone once per process, device and version of its file or factory."""
     return load(name, device)
 
 
@@ -163,8 +184,17 @@ def _condition(backbone: Backbone, label: tuple[tuple[str, str], ...]) -> Backbo
     return backbone.condition(dict(label))
 
 
+def _check_flag(argument: str, value: object) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{argument} is {value!r}; allowed: True, False")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+
+
 def _positive(value: object) -> bool:
-    return isinstance(value, Real) and 0 < value < float("inf")
+    return _is_number(value) and 0 < value < float("inf")
 
 
 def _allowed(argument: str, value: object, allowed) -> None:

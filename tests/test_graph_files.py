@@ -213,7 +213,8 @@ def test_a_file_alone_is_a_generator(generator_file, generator):
     assert repr(backbone) == "<Backbone g: generator; latent_dim 6>"
     images = backbone.generator(LATENTS)
     torch.testing.assert_close(images, generator(COLUMNS).detach())  # taken as if in [-1, 1]
-    check_backbone(backbone)
+    with pytest.raises(BackboneError, match=r"none below 0; .* pass value_range=\(0, 1\) to wrap"):
+        check_backbone(backbone)  # its images are in [0, 1]
 
 
 def test_a_file_of_flat_latents(tmp_path):
