@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from safetensors.torch import save
 from torch import nn
 
@@ -104,7 +104,7 @@ def train_backbone(
         "gan" if isinstance(config, GANConfig) else "cvae": config.settings(),
     }
     check_output(config, name)
-    is_main = PartialState().is_main_process
+    is_main = Accelerator().is_main_process
     with folder_lock(config.out) if is_main else nullcontext(), plain_mode():
         if is_finished(file, known):
             print(f"{file} is finished; delete the file to make it again", file=sys.stderr)
