@@ -40,7 +40,7 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # A singleton by path, so that nested calls find the lock that they hold.
-        acquired = FileLock(folder.resolve() / LOCK, is_singleton=True).acquire(timeout=0)
+        acquired = FileLock(str(folder.resolve() / LOCK), is_singleton=True).acquire(timeout=0)
     except Timeout:
         raise FolderInUseError(f"{folder} is in use by {_holder(folder)}") from None
     with acquired as lock:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from safetensors.torch import save
 from torch import nn
 
@@ -104,10 +104,11 @@ def train_backbone(
         "gan" if isinstance(config, GANConfig) else "cvae": config.settings(),
     }
     check_output(config, name)
-    is_main = PartialState().is_main_process
+    is_main = Accelerator().is_main_process
     with folder_lock(config.out) if is_main else nullcontext(), plain_mode():
         if is_finished(file, known):
-            print(f"{file} is finished; delete the file to make it again", file=sys.stderr)
+            if is_main:
+                print(f"{file} is finished; delete the file to make it again", file=sys.stderr)
             return file
         check_training(config, dataset, parts)
         _train_all(config, dataset, parts, file, known)
@@ -277,10 +278,11 @@ def _train_all(
 
 
 def _flatten(card: dict[str, Any]) -> dict[str, Any]:
-    """Lift the entries of nested dictionaries to the top."""
+    """Lift the entries of nested dictionaries to the top, as ``outer.inner``."""
     flat: dict[str, Any] = {}
     for key, value in card.items():
-        flat |= value if isinstance(value, dict) else {key: value}
+        nested = isinstance(value, dict)
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if nested else {key: value}
     return flat
 
 

@@ -436,10 +436,11 @@ class Trainer:
                 )
 
     def _write_gif(self) -> None:
-        files = sorted((self.out / "samples").glob("[0-9]*.png"))
+        files = [file for file in (self.out / "samples").glob("*.png") if file.stem.isdigit()]
         if self.accelerator.is_main_process and files:
-            frames = np.stack([iio.imread(file) for file in files])
-            gif = iio.imwrite("<bytes>", frames, extension=".gif", duration=FRAME_MS, loop=0)
+            frames = [iio.imread(file) for file in sorted(files, key=lambda file: int(file.stem))]
+            own = np.stack([frame for frame in frames if frame.shape == frames[-1].shape])
+            gif = iio.imwrite("<bytes>", own, extension=".gif", duration=FRAME_MS, loop=0)
             self._write(self.out / "samples.gif", gif)
 
     @contextmanager

@@ -170,7 +170,9 @@ def test_a_finished_command_says_so_at_once(tmp_path, faces, capsys, monkeypatch
     again = capsys.readouterr()
     assert again.out == first
     assert f"{file} is finished; delete the file to make it again" in again.err
-    with pytest.raises(SystemExit, match=r"of another configuration \(iterations 2 -> 3\): choose"):
+    with pytest.raises(
+        SystemExit, match=r"of another configuration \(gan.iterations 2 -> 3\): choose"
+    ):
         main([*command, "--iterations", "3"])
     assert file.read_bytes() == content
     file.write_bytes(b"no backbone")

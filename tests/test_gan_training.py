@@ -613,7 +613,14 @@ def test_the_log_holds_every_interval_once(tmp_path, monkeypatch):
 
 
 def test_grids_at_the_given_iterations_a_gif_and_no_litter(tmp_path):
-    trainer(tmp_path, checkpoint_interval=4, sample_at=(0, 1)).train()
+    (tmp_path / "samples").mkdir()
+    gan = trainer(tmp_path, checkpoint_interval=4, sample_at=(0, 1))
+    gan.save()
+    for name in ("000003", "notes"):  # a user's own, of another size
+        iio.imwrite(tmp_path / "samples" / f"{name}.png", np.zeros((5, 5, 3), np.uint8))
+    gan.train()
+    for name in ("000003", "notes"):
+        (tmp_path / "samples" / f"{name}.png").unlink()
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     grids = [f"samples/00000{iteration}.png" for iteration in (0, 1, 4, 6)]
     assert files == [".lock", "checkpoint.pt", "log.jsonl", "samples.gif", *grids]
