@@ -5,11 +5,16 @@ Importing this package registers its environments with Gymnasium.
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 import gymnasium as gym
 
-from latentgym.checks import check_vector_env
+if TYPE_CHECKING:
+    from latentgym import envs
+    from latentgym.checks import check_vector_env
 
-__all__ = ["check_vector_env", "register_all"]
+__all__ = ["check_vector_env", "envs", "register_all"]
 
 _ENVIRONMENTS = {
     "LatentEdit-v0": ("latent_edit:LatentEdit", dict(max_episode_steps=40)),
@@ -40,6 +45,15 @@ def register_all() -> None:
                 vector_entry_point=f"latentgym.envs.{place}VectorEnv",
                 **options,
             )
+
+
+def __getattr__(name: str) -> Any:
+    """Import `envs` and `check_vector_env` on first use: they need torch, which takes seconds."""
+    if name == "envs":
+        return importlib.import_module("latentgym.envs")
+    if name == "check_vector_env":
+        return importlib.import_module("latentgym.checks").check_vector_env
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 register_all()

@@ -321,3 +321,8 @@ def test_distances_are_told_beside_what_is_allowed(backbone):
 def test_rounding_is_tolerated(backbone):
     shifted_alone(3e-5)(backbone)
     check_backbone(backbone)
+
+
+def test_a_backbone_without_values(backbone):
+    with pytest.raises(BackboneError, match="the generator is on the meta device, which holds no"):
+        check_backbone(backbone.to("meta"))

@@ -484,3 +484,11 @@ def test_table_of_arguments_is_complete_and_true():
         documented[name] = OBSERVATION_PARTS if everything else ast.literal_eval(value)
     fields = {field.name: field.default for field in dataclasses.fields(EditTask)}
     assert documented == fields | {"render_mode": None}
+
+
+def test_environments_are_found_in_the_package():
+    code = "import latentgym; print(latentgym.envs.LatentEditEnv, latentgym.check_vector_env)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LatentEditEnv" in done.stdout and "check_vector_env" in done.stdout
+    with pytest.raises(AttributeError, match="module 'latentgym' has no attribute 'environments'"):
+        _ = latentgym.environments
