@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,25 @@ def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
     # Not a lambda, so that the whole can be copied and pickled.
     make = partial(_identity, env)
     return SyncVectorEnv([make], copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def registered_id(env_id: str) -> str:
+    """Return the id under which an environment is registered.
+
+    Args:
+        env_id: such as ``"CartPole-v1"``, or ``"module:id"`` as `gymnasium.make` takes it; the
+            module is imported, since it registers the environment.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"env is {env_id!r}; {str(error).lower()}") from None
+    return name
 
 
 def autoreset_mode(env: VectorEnv) -> AutoresetMode:

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from agents.environments import registered_id
+
 FILE = Path(__file__).with_name("hyperparameters.yaml")
 
 logger = logging.getLogger("agents")
@@ -40,9 +42,9 @@ def settings(agent: str, env_id: str) -> Settings:
 
     Args:
         agent: ``"dqn"``, ``"sb3-ppo"``, ...: see `agents.training.KINDS`.
-        env_id: of the environment, as registered.
+        env_id: as registered, with or without the module that registers it.
     """
-    entry = dict(entries().get(agent, {}).get(env_id, {}))
+    entry = dict(entries().get(agent, {}).get(registered_id(env_id), {}))
     if not entry:
         logger.warning(
             "no known-good hyper-parameters of %s for %s: the agent's defaults", agent, env_id

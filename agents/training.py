@@ -14,7 +14,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from agents import dqn, reinforce
 from agents.callbacks import KeepBest
-from agents.checks import check_names
+from agents.checks import check_names, integer
+from agents.environments import registered_id
 from gan_backbones.files import read_format
 
 KINDS = (
@@ -119,7 +120,7 @@ def make_env(
     """A single environment, or a vector environment where there shall be several.
 
     Args:
-        env_id: as registered with Gymnasium.
+        env_id: as registered with Gymnasium, with or without the module that registers it.
         num_envs: how many.
         same_step: reset a row in the step in which its episode ends, as Stable-Baselines3's agents
             need it.
@@ -128,8 +129,7 @@ def make_env(
     Raises:
         ValueError: an unknown environment or option.
     """
-    if num_envs < 1:
-        raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
+    num_envs = integer("num_envs", num_envs, 1)
     try:
         if num_envs == 1:
             return gym.make(env_id, **options)
@@ -200,5 +200,5 @@ def check_kind(kind: str) -> str:
 
 def _takes_autoreset_mode(env_id: str) -> bool:
     """Whether it is one of our batched environments."""
-    entry = gym.spec(env_id).vector_entry_point
+    entry = gym.spec(registered_id(env_id)).vector_entry_point
     return isinstance(entry, str) and entry.startswith("latentgym.")

@@ -1,6 +1,8 @@
 """Agents of all kinds by name, their known-good settings, and the commands that train them."""
 
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
 import numpy as np
@@ -10,9 +12,11 @@ import torch
 from agents import DQN, Checkpoint, KeepBest, evaluate
 from agents.hyperparameters import entries, known_good, settings
 from agents.training import KINDS, load_agent, make_agent, make_env, make_training_env, train
+from gan_backbones.locks import folder_lock
 from latentgym.cli import main
 from latentgym.cli.agent_benchmarks import area, best_average, steps_until
-from latentgym.cli.training import AGENT, CHECKPOINT, EVALUATIONS, HISTORY, RUN
+from latentgym.cli.tasks import parse_pairs
+from latentgym.cli.training import AGENT, CHECKPOINT, EVALUATIONS, HISTORY, RUN, RUN_KEYS
 
 SMALL = {
     "dqn": dict(learning_starts=20, net_arch=[8]),
@@ -233,6 +237,12 @@ def test_an_interrupted_run_is_resumed_bit_for_bit(tmp_path, monkeypatch):
         (["--hyperparameters", "gamma=2"], "gamma is 2; it must be from 0 to 1"),
         (["--env-args", "=2"], "env_args is '=2'; expected NAME=JSON"),
         (["--resume"], "{out}: no run.json; expected a folder of latentgym train"),
+        (["--seed", str(2**64)], "seed is 18446744073709551616; it must be from 0 to 4294967295"),
+        (["--num-envs", "0"], "num_envs is 0; it must be at least 1"),
+        (["--env", "nosuch:CartPole-v1"], "env is 'nosuch:CartPole-v1'; no module named 'nosuch'"),
+        (["--env", "CartPol-v1"], "CartPol-v1: Environment `CartPol` doesn't exist. Did you mean"),
+        (["--hyperparameters", "batch_size=2.5"], "batch_size is 2.5; it must be a whole number"),
+        (["--hyperparameters", "device=cuda:99"], "device is 'cuda:99'; torch cannot use it: "),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, arguments, message):
@@ -240,6 +250,58 @@ def test_wrong_arguments_are_one_line(tmp_path, arguments, message):
         trained(tmp_path, *arguments)
     assert str(stop.value).startswith("latentgym: " + message.format(out=tmp_path))
     assert "\n" not in str(stop.value)
+
+
+def test_a_module_before_the_id_changes_nothing(tmp_path, tiny_file):
+    assert settings("dqn", "latentgym:LatentEdit-v0") == settings("dqn", "LatentEdit-v0")
+    arguments = ["--env", "latentgym:LatentEditContinuous-v0", "--agent", "sb3-ppo", *QUICK]
+    options = [f"backbone={tiny_file}", "directions=coordinates", "start=any"]
+    options += ["--target", "hair=bob", "--num-envs", "2", "--out", str(tmp_path)]
+    main(["train", *arguments, "n_steps=8", "--env-args", *options])
+    run = json.loads((tmp_path / RUN).read_text())
+    assert run["env"] == "latentgym:LatentEditContinuous-v0"
+    assert run["env_options"]["target"] == {"hair": "bob"}
+    assert run["env_options"]["terminate_on_success"] is True
+
+
+def test_values_are_json_or_pythons_words():
+    pairs = ("a=True", "b=false", "c=None", "d=1e4", "e=[1, 2]", "f=text", "g=x=y")
+    values = dict(a=True, b=False, c=None, d=1e4, e=[1, 2], f="text", g="x=y")
+    assert parse_pairs(pairs, "env_args") == values
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (RUN, "[]", "run.json: damaged (it lacks agent, env,"),
+        (RUN, "{", "run.json: damaged (Expecting"),
+        (RUN, '{"agent": "dqn"}', "run.json: damaged (it lacks env,"),
+        (HISTORY, "[]", "history.json: damaged; expected a list of evaluations"),
+        (HISTORY, '{"a": 1}', "history.json: damaged; expected a list of evaluations"),
+        (HISTORY, "[3]", "history.json: damaged; expected a list of evaluations"),
+    ],
+)
+def test_damaged_runs_are_one_line(tmp_path, name, content, message):
+    run = {key: {} for key in RUN_KEYS}
+    (tmp_path / RUN).write_text(json.dumps(run))
+    (tmp_path / HISTORY).write_text('[{"timesteps": 1, "return": 2.0}]')
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SystemExit, match=re.escape(f"{tmp_path}/{message}")):
+        main(["plot", str(tmp_path), "--out", str(tmp_path / "x.png")])
+
+
+def test_outputs_are_checked_first(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SystemExit, match=f"out is {file}, which is a file; expected a folder"):
+        trained(file)
+    with pytest.raises(
+        SystemExit, match=r"expected a file that ends in \.png, \.jpg, \.pdf, \.svg"
+    ):
+        main(["plot", str(tmp_path), "--out", str(tmp_path / "x.foo")])
+    with folder_lock(tmp_path), pytest.raises(SystemExit, match=f"{tmp_path} is in use by process"):
+        in_another_thread = ThreadPoolExecutor(1).submit(trained, tmp_path, *QUICK)
+        in_another_thread.result()
 
 
 def test_benchmark_goes_on_where_it_was(tmp_path, capsys):

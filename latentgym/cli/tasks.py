@@ -8,10 +8,13 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from agents.environments import registered_id
 from gan_backbones.devices import computes_in_bf16
 
 # Streams of seeds that never meet: training, choosing the best network, and the final test.
 SELECTION_SEED, TEST_SEED = 1_000_000, 2_000_000
+
+PYTHON_WORDS = {"True": True, "False": False, "None": None}
 
 DEFAULT_TARGET = ("hairColor=a55728",)
 
@@ -37,7 +40,9 @@ def parse_target(target: tuple[str, ...], argument: str = "target") -> dict[str,
 
 
 def parse_pairs(pairs: tuple[str, ...], argument: str) -> dict[str, Any]:
-    """``("gamma=0.9", "net_arch=[64, 64]")`` to a dict; what is no JSON is text.
+    """``("gamma=0.9", "net_arch=[64, 64]")`` to a dict.
+
+    Values are JSON or Python's ``True``, ``False`` and ``None``; all else is text.
 
     Args:
         pairs: names and values.
@@ -49,7 +54,7 @@ def parse_pairs(pairs: tuple[str, ...], argument: str) -> dict[str, Any]:
         if not (name and equals):
             raise ValueError(f"{argument} is {item!r}; expected NAME=JSON")
         try:
-            values[name] = json.loads(text)
+            values[name] = PYTHON_WORDS[text] if text in PYTHON_WORDS else json.loads(text)
         except json.JSONDecodeError:
             values[name] = text
     return values
@@ -57,7 +62,7 @@ def parse_pairs(pairs: tuple[str, ...], argument: str) -> dict[str, Any]:
 
 def is_edit(env_id: str) -> bool:
     """Whether it is one of the environments that edit images."""
-    return env_id.startswith("LatentEdit")
+    return registered_id(env_id).startswith("LatentEdit")
 
 
 def task_options(env_id: str, target: tuple[str, ...], env_args: tuple[str, ...]) -> dict[str, Any]:

@@ -15,10 +15,13 @@ import tyro
 import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, Checkpoint, EvaluationResult, KeepBest, TensorBoard
 from agents import evaluate as run_evaluation
+from agents.environments import registered_id
 from agents.hyperparameters import settings
 from agents.training import Agent, check_kind, load_agent, make_agent, make_env, make_training_env
 from agents.training import train as run_training
-from gan_backbones.files import write_atomically
+from gan_backbones.files import check_output_file, check_output_folder, write_json
+from gan_backbones.locks import folder_lock
+from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.edits import ENV, report_edits
 from latentgym.cli.pictures import save_curves
 from latentgym.cli.tasks import (
@@ -39,6 +42,7 @@ AGENT, RUN, HISTORY = "agent.safetensors", "run.json", "history.json"
 CURVE, CHECKPOINT, BOARD = "learning_curve.png", "checkpoint.safetensors", "tensorboard"
 
 Run = dict[str, Any]
+RUN_KEYS = ("agent", "env", "env_options", "seed", "timesteps", "num_envs", "hyperparameters")
 
 
 def train(
@@ -56,23 +60,28 @@ def train(
 ) -> None:
     """Train an agent, keep the best of its networks, and test it on other starts.
 
-    What is not given is as agents/hyperparameters.yaml has it for agent and environment.
+    Omitted settings default to those of agents/hyperparameters.yaml for agent and environment.
 
     Args:
         agent: dqn, reinforce, sb3-a2c, sb3-ddpg, sb3-dqn, sb3-ppo, sb3-sac or sb3-td3.
-        env: environment, as registered with Gymnasium.
-        target: what the edited image shall show, in the environments that edit.
-        timesteps: environment steps to train for.
-        num_envs: environments side by side.
-        hyperparameters: of the agent, such as gamma=0.9 net_arch=[64,64].
+        env: id of a registered environment, such as CartPole-v1 or latentgym:LatentEdit-v0.
+        target: what the edited image should show, in the environments that edit.
+        timesteps: number of environment steps to train for.
+        num_envs: number of environments that are stepped together.
+        hyperparameters: hyper-parameters of the agent, such as gamma=0.9 net_arch=[64,64].
         env_args: arguments of the environment, such as delta=0.25.
-        seed: of everything random.
+        seed: random seed.
         out: folder for the agent, pictures and figures.
         tensorboard: also write figures for TensorBoard.
-        resume: finish the interrupted run of dqn in `out`; what else is given is not read.
+        resume: finish the interrupted run of dqn in `out`; the other options are not read.
     """
-    run = _read(out) if resume else None
-    if run is None:
+    check_seed(seed)
+    check_output_folder(out)
+    if resume:
+        run = _read_run(out)
+        if not (out / CHECKPOINT).exists():
+            raise ValueError(f"{out}: no interrupted run that could be resumed")
+    else:
         known = settings(check_kind(agent), env)
         changes = parse_pairs(hyperparameters, "hyperparameters")
         run = {
@@ -86,20 +95,22 @@ def train(
             "hyperparameters": {**known.hyperparameters, **changes},
             "tensorboard": tensorboard,
         }
-    if run["timesteps"] < EVALUATIONS:
-        raise ValueError(f"timesteps is {run['timesteps']}; it must be at least {EVALUATIONS}")
+    check_counts(EVALUATIONS, timesteps=run["timesteps"])
+    with folder_lock(out):
+        _train(run, out, resume)
+
+
+def _train(run: Run, out: Path, resume: bool) -> None:
     checkpoint = out / CHECKPOINT
-    if resume and not checkpoint.exists():
-        raise ValueError(f"{out}: no interrupted run that could be resumed")
     learner = _agent(run, checkpoint if resume else None)
-    _write_json(out / RUN, run)
+    write_json(out / RUN, run)
     best, seconds = _learn(learner, run, out, resume)
     learner.save(out / AGENT)
-    _write_json(out / HISTORY, best.history)
+    write_json(out / HISTORY, best.history)
     checkpoint.unlink(missing_ok=True)  # there is nothing left to resume
 
     files = [AGENT, RUN, HISTORY, CURVE]
-    if run["env"] == ENV:
+    if registered_id(run["env"]) == ENV:
         files += report_edits(learner, best.history, run, seconds, out)
     else:
         _, test_seed = seeds_of(run["seed"])
@@ -123,19 +134,22 @@ def evaluate(
 
     Args:
         run: folder that `latentgym train` wrote.
-        episodes: how many.
-        seed: of the environments; by default that of the run's own test.
+        episodes: number of episodes.
+        seed: random seed of the environments; by default that of the run's own test.
         env: another environment than it was trained in.
         env_args: arguments of the environment, other than it was trained with.
         render: also show one episode in a window.
     """
-    described = _read(run)
+    check_counts(episodes=episodes)
+    if seed is not None:
+        check_seed(seed)
+    described = _read_run(run)
     learner = load_agent(run / AGENT)
     env_id = env or described["env"]
     options = {**described["env_options"], **parse_pairs(env_args, "env_args")}
     if seed is None:
         _, seed = seeds_of(described["seed"])
-    rows = make_env(env_id, min(max(episodes, 1), TEST_EPISODES), **options)
+    rows = make_env(env_id, min(episodes, TEST_EPISODES), **options)
     print(f"{described['agent']} in {env_id}: {episodes} episodes")
     print(_table(run_evaluation(learner, rows, episodes, seed)))
     if render:
@@ -155,17 +169,18 @@ def plot(
     Args:
         runs: folders that `latentgym train` wrote.
         metric: what to plot: return, length, is_success, ...
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
         out: the picture.
     """
     if not runs:
         raise ValueError("runs is empty; expected folders that latentgym train wrote")
-    found = [(_read(run), _read(run, HISTORY)) for run in runs]
+    check_seed(seed)
+    check_output_file(out, ".png", ".jpg", ".pdf", ".svg")
+    found = [(_read_run(run), _read_history(run)) for run in runs]
     for folder, (_, history) in zip(runs, found, strict=True):
         names = [name for name in history[0] if name != "timesteps"]
         if metric not in names:
             raise ValueError(f"{folder}: unknown metric {metric!r}; allowed: {', '.join(names)}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_curves(out, *_curves(found, metric, seed))
     print(out)
 
@@ -255,14 +270,36 @@ def _label(mine: dict[str, Any], all_settings: list[dict[str, Any]]) -> str:
     return ", ".join(parts)
 
 
-def _read(folder: Path, name: str = RUN) -> Any:
+def _read_run(folder: Path) -> Run:
+    """Return what `train` wrote about a run.
+
+    Raises:
+        ValueError: the folder holds no run, or the file is damaged.
+    """
+    run = _read(folder, RUN)
+    missing = [key for key in RUN_KEYS if not isinstance(run, dict) or key not in run]
+    if missing:
+        raise ValueError(f"{folder / RUN}: damaged (it lacks {', '.join(missing)})")
+    return run
+
+
+def _read_history(folder: Path) -> list[dict[str, float]]:
+    """Return a run's evaluations.
+
+    Raises:
+        ValueError: the folder holds no finished run, or the file is damaged.
+    """
+    history = _read(folder, HISTORY)
+    is_list = isinstance(history, list) and all(isinstance(entry, dict) for entry in history)
+    if not (is_list and history and all("timesteps" in entry for entry in history)):
+        raise ValueError(f"{folder / HISTORY}: damaged; expected a list of evaluations")
+    return history
+
+
+def _read(folder: Path, name: str) -> Any:
     try:
         return json.loads((folder / name).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder}: no {name}; expected a folder of latentgym train") from None
     except ValueError as error:
         raise ValueError(f"{folder / name}: damaged ({error})") from None
-
-
-def _write_json(path: Path, data: Any) -> None:
-    write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
