@@ -43,6 +43,7 @@ from agents.environments import (
     as_vector_env,
     autoreset_mode,
     check_rewards,
+    interruptible,
     to_numpy,
     uses_env,
 )
@@ -303,9 +304,10 @@ class DQN(BaseAgent):
             raise ValueError("there is no interrupted run to finish; pass total_timesteps")
         self._set_callbacks(callbacks)
         try:
-            if not self._in_episodes:
-                self._begin()
-            self._learn(progress_bar)
+            with interruptible(self.env):
+                if not self._in_episodes:
+                    self._begin()
+                self._learn(progress_bar)
         finally:
             self._in_episodes = False
         return self

@@ -37,7 +37,13 @@ from agents.checks import (
     number,
     usable_device,
 )
-from agents.environments import as_vector_env, autoreset_mode, check_rewards, to_numpy
+from agents.environments import (
+    as_vector_env,
+    autoreset_mode,
+    check_rewards,
+    interruptible,
+    to_numpy,
+)
 from agents.networks import (
     FLOAT32,
     building,
@@ -261,7 +267,8 @@ class Reinforce(BaseAgent):
             check_learns("baseline_network", self.baseline_network, self.baseline_optimizer)
         first, total = self.num_timesteps, self.num_timesteps + total_timesteps
         shown = time.monotonic()
-        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+        bar = tqdm(total=total_timesteps, disable=not progress_bar, unit="step")
+        with bar, interruptible(self.env):
             while self.num_timesteps < total:
                 self._set_learning_rate((self.num_timesteps - first) / total_timesteps)
                 self._update(self._play())
