@@ -11,6 +11,7 @@ import functools
 import inspect
 import json
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
-from torch import nn
 from torch.nn import functional as F
 
 from agents.base import BaseAgent
@@ -40,10 +40,11 @@ from agents.environments import (
     as_vector_env,
     autoreset_mode,
     check_rewards,
+    interruptible,
     to_numpy,
     uses_env,
 )
-from agents.networks import QNetwork, building, check_computes, check_learns
+from agents.networks import QNetwork, building, check_computes, check_learns, clip_gradients
 from agents.observations import as_batch, check_values, layout, split, subspaces, take
 from agents.replay import Batch, ReplayBuffer
 from agents.schedules import linear
@@ -302,9 +303,10 @@ class DQN(BaseAgent):
             raise ValueError("there is no interrupted run to finish; pass total_timesteps")
         self._set_callbacks(callbacks)
         try:
-            if not self._in_episodes:
-                self._begin()
-            self._learn(progress_bar)
+            with interruptible(self.env):
+                if not self._in_episodes:
+                    self._begin()
+                self._learn(progress_bar)
         finally:
             self._in_episodes = False
         return self
@@ -680,19 +682,17 @@ class DQN(BaseAgent):
         """
         networks = self.q_network, self.target_network
         if self.compile:
-            loss, errors, norm = compiled_backward(
-                *networks, batch, self.double_q, self.max_grad_norm
-            )
+            loss, errors = compiled_backward(*networks, batch, self.double_q)
         else:
-            rng = self._sampling_rng if self.noisy else None
-            loss, errors = td_loss(*networks, batch, self.double_q, rng)
+            noise = self._sampling_rng if self.noisy else None
+            loss, errors = td_loss(*networks, batch, self.double_q, noise)
             self.optimizer.zero_grad()
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.q_network.parameters(), self.max_grad_norm)
-        if not norm.isfinite():
+        norm = clip_gradients(self.q_network, self.max_grad_norm)
+        if not math.isfinite(norm):
             raise FloatingPointError(
-                f"DQN diverged: the gradient's norm is {norm.item()} after {self.num_timesteps} "
-                "steps; lower learning_rate, or the rewards' scale"
+                f"DQN diverged: the gradient's norm is {norm} after {self.num_timesteps} steps; "
+                "lower learning_rate, or the rewards' scale"
             )
         self.optimizer.step()
         self.losses.append(loss.detach())
@@ -778,45 +778,35 @@ def compiled_backward(
     target_network: QNetwork,
     batch: Batch,
     double_q: bool,
-    max_norm: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute `td_loss` and set the parameters' clipped gradients, by one compiled function.
-
-    Returns:
-        The loss, the temporal-difference errors ``[B]``, and the gradient's norm before clipping.
-    """
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `td_loss` returns; fills in the parameters' gradients, both by one compiled function."""
     parameters = {n: p for n, p in q_network.named_parameters() if p.requires_grad}
     with torch.no_grad():
-        gradients, *results = _compiled_gradients()(
-            parameters, q_network, target_network, batch, double_q, max_norm
+        gradients, results = _compiled_gradients()(
+            parameters, q_network, target_network, batch, double_q
         )
     for name, parameter in parameters.items():
         parameter.grad = gradients[name]
-    return tuple(results)
+    return results
 
 
 @functools.cache
 def _compiled_gradients() -> Callable[..., Any]:
-    return torch.compile(_clipped_gradients, fullgraph=True, dynamic=False)
+    return torch.compile(_gradients, fullgraph=True, dynamic=False)
 
 
-def _clipped_gradients(
+def _gradients(
     parameters: dict[str, torch.Tensor],
     q_network: QNetwork,
     target_network: QNetwork,
     batch: Batch,
     double_q: bool,
-    max_norm: float,
-) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     def loss_of(values: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         network = functools.partial(torch.func.functional_call, q_network, values)
         return td_loss(network, target_network, batch, double_q)
 
-    gradients, (loss, errors) = torch.func.grad_and_value(loss_of, has_aux=True)(parameters)
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients.values()]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    return {name: scale * g for name, g in gradients.items()}, loss, errors, norm
+    return torch.func.grad_and_value(loss_of, has_aux=True)(parameters)
 
 
 _SAVED = (

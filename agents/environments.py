@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import PassiveEnvChecker
 
 
 def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
@@ -58,6 +61,25 @@ def check_rewards(rewards: np.ndarray) -> None:
 def to_numpy(values: Any) -> np.ndarray:
     """An array of what an environment returned, be it an array or a tensor on any device."""
     return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+@contextmanager
+def interruptible(env: VectorEnv) -> Iterator[None]:
+    """An interrupt or error inside leaves ``env`` so that it can be reset and used again.
+
+    Gymnasium's `PassiveEnvChecker` compares the first results of an environment with each other; if
+    the first reset is interrupted, every later step fails for lack of a result to compare with. So
+    it is told to begin once more.
+    """
+    try:
+        yield
+    except BaseException:
+        for row in getattr(env.unwrapped, "envs", ()):
+            while isinstance(row, gym.Wrapper):
+                if isinstance(row, PassiveEnvChecker):
+                    row.checked_reset = row.checked_step = False
+                row = row.env
+        raise
 
 
 def uses_env(callback: Any, env: VectorEnv) -> bool:

@@ -200,6 +200,18 @@ def multilayer_perceptron(inputs: int, outputs: int, net_arch: Sequence[int]) ->
     return nn.Sequential(*layers, nn.Linear(inputs, outputs, **FLOAT32))
 
 
+def clip_gradients(network: nn.Module, max_norm: float) -> float:
+    """Scale a network's gradient down to ``max_norm``, and return the norm that it had.
+
+    As `torch.nn.utils.clip_grad_norm_`, which takes five times as long for small networks.
+    """
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+    if norm > max_norm:
+        torch._foreach_mul_(gradients, max_norm / norm)
+    return norm
+
+
 def check_computes(networks: nn.ModuleDict, device: torch.device) -> None:
     """Raise a ValueError for a network that was moved to another device or dtype."""
     for name, network in networks.items():

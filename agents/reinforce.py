@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -34,12 +35,19 @@ from agents.checks import (
     layer_widths,
     number,
 )
-from agents.environments import as_vector_env, autoreset_mode, check_rewards, to_numpy
+from agents.environments import (
+    as_vector_env,
+    autoreset_mode,
+    check_rewards,
+    interruptible,
+    to_numpy,
+)
 from agents.networks import (
     FLOAT32,
     building,
     check_computes,
     check_learns,
+    clip_gradients,
     multilayer_perceptron,
 )
 from agents.observations import (
@@ -260,7 +268,8 @@ class Reinforce(BaseAgent):
             check_learns("baseline_network", self.baseline_network, self.baseline_optimizer)
         first, total = self.num_timesteps, self.num_timesteps + total_timesteps
         shown = time.monotonic()
-        with ProgressBar(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+        bar = ProgressBar(total=total_timesteps, disable=not progress_bar, unit="step")
+        with bar, interruptible(self.env):
             while self.num_timesteps < total:
                 self._set_learning_rate((self.num_timesteps - first) / total_timesteps)
                 self._update(self._play())
@@ -431,11 +440,24 @@ class Reinforce(BaseAgent):
         observations = episodes.observations[episodes.counted]
         returns = self._returns(episodes)[episodes.counted]
         loss = self._policy_loss(episodes, returns)
-        _optimizer_step(self.optimizer, loss, self.max_grad_norm)
+        self._optimizer_step(self.policy, self.optimizer, loss)
         # Only now: a baseline that has seen these returns would bias the gradient.
         for _ in range(self.baseline_steps if self.baseline else 0):
             loss = F.mse_loss(self._values(observations), returns)
-            _optimizer_step(self.baseline_optimizer, loss, self.max_grad_norm)
+            self._optimizer_step(self.baseline_network, self.baseline_optimizer, loss)
+
+    def _optimizer_step(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor
+    ) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradients(network, self.max_grad_norm)
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"REINFORCE diverged: the gradient's norm is {norm} after {self.num_timesteps} "
+                "steps; lower the learning rates, or the rewards' scale"
+            )
+        optimizer.step()
 
     def _policy_loss(self, episodes: Episodes, returns: torch.Tensor) -> torch.Tensor:
         """Its gradient is minus the policy gradient, as a mean over the counted steps."""
@@ -575,18 +597,6 @@ def whole_returns(to_go: torch.Tensor, ages: torch.Tensor) -> torch.Tensor:
     for step in range(1, len(returns)):
         returns[step] = torch.where(ages[step] == 0, to_go[step], returns[step - 1])
     return returns
-
-
-def _optimizer_step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, max_norm: float) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_norm)
-    if not norm.isfinite():
-        raise FloatingPointError(
-            f"REINFORCE diverged: the gradient's norm is {norm.item()}; lower the learning rates, "
-            "or the rewards' scale"
-        )
-    optimizer.step()
 
 
 def _device_of(observations: Any) -> torch.device | None:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from scripted import Counting, vector
 
 import agents
 import latentgym  # noqa: F401  (registers the environments)
 from agents import DQN, Reinforce
+from agents.replay import SumTree
 
 OURS = agents.__path__[0]
 
@@ -74,14 +76,42 @@ def test_interrupted_in_a_step(mode, at):
             check_transitions(agent, 2)
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt before the n-th line of our own that is executed."""
+@pytest.mark.parametrize("call", ["reset", "step"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_interrupted_below_the_wrappers_of_gym_make(call, count):
+    class Stubborn(Counting):
+        waiting = count
 
-    def __init__(self, count):
-        self.count = count
+        def interrupt(self, name):
+            self.waiting -= name == call
+            if name == call and self.waiting == 0:
+                raise KeyboardInterrupt
+
+        def reset(self, **options):
+            self.interrupt("reset")
+            return super().reset(**options)
+
+        def step(self, action):
+            self.interrupt("step")
+            return super().step(action)
+
+    for kind in ("dqn", "reinforce"):
+        agent = KINDS[kind](PassiveEnvChecker(OrderEnforcing(Stubborn())))
+        with pytest.raises(KeyboardInterrupt):
+            agent.learn(20)
+        agent.learn(20)
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt before the n-th line of our own, or of ``code``, is executed."""
+
+    def __init__(self, count, code=None):
+        self.count, self.code = count, code
 
     def __call__(self, frame, event, argument):
         if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        if self.code is not None and frame.f_code is not self.code:
             return None
         if event == "line":
             self.count -= 1
@@ -127,11 +157,24 @@ def test_interrupted_at_any_line(kind, mode):
     if kind != "reinforce":
         check_transitions(agent, agent.n_steps)
     if kind == "prioritized":
-        rows = np.arange(len(agent.buffer._tree.leaves))
-        stored = (agent.buffer._oldest + np.arange(len(agent.buffer))) % agent.buffer.capacity
-        assert (agent.buffer._tree.leaves[np.setdiff1d(rows, stored)] == 0).all()
-        sums = agent.buffer._tree._sums
-        np.testing.assert_array_equal(sums[1 : len(rows)], sums[2::2] + sums[3::2])
+        check_priorities(agent.buffer)
+
+
+def check_priorities(buffer):
+    """Only what is stored has a priority, and the sums are right."""
+    rows, sums = np.arange(len(buffer._tree.leaves)), buffer._tree._sums
+    stored = (buffer._oldest + np.arange(len(buffer))) % buffer.capacity
+    assert (buffer._tree.leaves[np.setdiff1d(rows, stored)] == 0).all()
+    np.testing.assert_array_equal(sums[1 : len(rows)], sums[2::2] + sums[3::2])
+
+
+def test_interrupted_while_priorities_are_set():
+    agent = KINDS["prioritized"](Counting(4, "truncated"))
+    for lines in range(150, 300):
+        with pytest.raises(KeyboardInterrupt), Interrupt(lines, SumTree.set.__code__):
+            agent.learn(300)
+        agent.learn(1)
+        check_priorities(agent.buffer)
 
 
 def test_an_interrupted_run_can_be_finished():
