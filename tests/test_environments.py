@@ -21,7 +21,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers.vector import HumanRendering, RecordVideo
+from gymnasium.wrappers import vector as wrappers
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import latentgym
@@ -307,10 +307,10 @@ def test_gymnasiums_vector_video_and_window(env_id, arguments, display, tmp_path
     monkeypatch.setitem(sys.modules, "moviepy", ModuleType("moviepy"))
     options = {"num_envs": 3, "render_mode": "rgb_array", **arguments(env_id)}
     every = {"episode_trigger": lambda episode: True}
-    video = RecordVideo(gym.make_vec(env_id, **options), str(tmp_path / "video"), **every)
+    video = wrappers.RecordVideo(gym.make_vec(env_id, **options), str(tmp_path / "video"), **every)
     inner = gym.make_vec(env_id, **options)
     inner.unwrapped.metadata["render_fps"] = 1000
-    window = HumanRendering(inner)
+    window = wrappers.HumanRendering(inner)
     for env in (video, window):
         env.reset(seed=0)
         env.step(np.zeros_like(env.action_space.sample()))

@@ -352,7 +352,7 @@ class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
         physics = SimpleNamespace(**vars(self) | {"prev_done": none, "np_random": self._rngs[0]})
         _, alive, terminations, truncations, _ = classic.CartPoleVectorEnv.step(physics, actions)
         self.state, self.steps = physics.state, physics.steps
-        alive = alive.astype(np.float64) + 0.0  # adding zero turns -0.0 into 0.0
+        alive = np.add(alive, 0.0, dtype=np.float64)  # adding zero turns -0.0 into 0.0
         return alive, terminations & moved, truncations & moved
 
     def _begin(

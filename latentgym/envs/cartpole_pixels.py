@@ -159,9 +159,9 @@ class Camera:
 
     def picture(self, env: CartPoleEnv | CartPoleVectorEnv, state: np.ndarray) -> np.ndarray:
         """The grey picture of a state ``[4]`` of ``env``, uint8 `SHAPE`."""
-        surface = self._drawing.draw(env, state)
-        pixels = load_pygame().surfarray.pixels_green(surface)
-        grey = pixels[:, :STRIP_HEIGHT].T.astype(np.uint16)
+        surface, surfarray = self._drawing.draw(env, state), load_pygame().surfarray
+        # A copy at once: as long as its pixels are referred to, a surface cannot be drawn on.
+        grey = surfarray.pixels_green(surface)[:, :STRIP_HEIGHT].T.astype(np.uint16)
         rows = sum(grey[i::BLOCK] for i in range(BLOCK))  # far faster than numpy's sum over an axis
         blocks = sum(rows[:, i::BLOCK] for i in range(BLOCK))
         return (blocks // BLOCK**2).astype(np.uint8)[..., None]
