@@ -331,6 +331,19 @@ def test_a_missing_data_set_is_one_line(tmp_path):
     assert "none: no such folder" in str(stop.value)
 
 
+@pytest.mark.parametrize(
+    ("success", "realism", "caption"),
+    [
+        (True, 0.5, "success"),
+        (False, 0.5, "missed: target not seen"),
+        (False, 0.4, "missed: less realistic"),
+    ],
+)
+def test_captions_say_why_an_edit_missed(success, realism, caption):
+    scores = {"realism": realism, "start_realism": 0.5}
+    assert edits._outcome({"is_success": success, "scores": scores}) == caption
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_the_demo_learns_to_edit(tmp_path, seed):

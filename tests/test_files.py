@@ -3,13 +3,17 @@ import hashlib
 import json
 import os
 import random
+from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import gan_backbones
+from agents import DQN
+from agents.training import load_agent, make_agent
 from gan_backbones import BackboneError
 from gan_backbones.backbone import FORMAT
 from gan_backbones.files import (
@@ -130,6 +134,23 @@ def test_the_shipped_backbones_have_a_checksum_and_their_old_tensors(name):
         digest.update(key.encode())
         digest.update(tensors[key].numpy().tobytes())
     assert digest.hexdigest() == SHIPPED[name]
+
+
+@pytest.mark.parametrize("kind", ["dqn", "dqn checkpoint", "reinforce", "sb3-ppo"])
+def test_damaged_files_of_agents_are_refused(kind, tmp_path):
+    path, env = tmp_path / "agent.safetensors", gym.make("CartPole-v1")
+    agent = make_agent(kind.split()[0], env, net_arch=[4])
+    if kind == "dqn checkpoint":
+        agent.learn(2).save_checkpoint(path)
+    else:
+        agent.save(path)
+    load = partial(DQN.resume, env=env) if kind == "dqn checkpoint" else load_agent
+    load(path)
+    whole = bytearray(path.read_bytes())
+    whole[-3] ^= 1  # in the last tensor
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="damaged; its content does not match its checksum"):
+        load(path)
 
 
 # Writing ------------------------------------------------------------------------------------------

@@ -176,6 +176,15 @@ def _draw(agent: Agent, options: dict[str, Any], seed: int, out: Path, wanted: s
         if column == 0:
             save_gif(out / "edit.gif", frames, env.metadata["render_fps"])
         edited.append(core.images(core.latents)[0])
-        captions.append(f"{'success' if info['is_success'] else 'missed'}, kept {info['kept']:.0%}")
+        captions.append(f"{_outcome(info)}\nkept {info['kept']:.0%}")
     env.close()
     save_edits(out / "edits.png", np.stack(starts), np.stack(edited), captions, f"target: {wanted}")
+
+
+def _outcome(info: Mapping[str, Any]) -> str:
+    """Success, or what it lacks, as a caption."""
+    if info["is_success"]:
+        return "success"
+    if info["scores"]["realism"] < info["scores"]["start_realism"]:
+        return "missed: less realistic"
+    return "missed: target not seen"

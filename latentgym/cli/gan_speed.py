@@ -68,7 +68,7 @@ def benchmark_gan_training(
             "trainer, same objective": _trainer_step(GANTrainer(same, images)),
             "trainer, shipped recipe": _trainer_step(GANTrainer(GANConfig(**shared), images)),
         }
-        times = race(contenders, seconds, iterations)
+        times = race(contenders, seconds, iterations, progress="training")
     speeds = {name: batch_size / spent for name, spent in times.items()}
     plain = speeds["plain fp32 loop"]
     report = {

@@ -31,7 +31,7 @@ def save_edits(
         path: a PNG file.
         starts: uint8 ``[N, H, W, 3]``.
         edited: the same, after the edits.
-        captions: one per column, under it.
+        captions: one per column, under it; may have several lines.
         title: over everything.
     """
     count = len(starts)

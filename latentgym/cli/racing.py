@@ -14,26 +14,33 @@ from gan_backbones.progress import ProgressBar
 
 
 def race(
-    contenders: dict[str, Callable[[], Any]], seconds: float, calls: int = 1
+    contenders: dict[str, Callable[[], Any]],
+    seconds: float,
+    calls: int = 1,
+    progress: str | None = None,
 ) -> dict[str, float]:
-    """Seconds per call: the median over rounds of ``calls``, taking turns, so noise meets all.
+    """Seconds per call: the median over rounds of ``calls``, interleaved, so noise affects all.
 
     Args:
         contenders: functions by name; each is first called twice.
         seconds: how long the rounds of each go on, about; there is at least one.
         calls: how often each is called in a round.
+        progress: title of a progress bar; None: no bar.
     """
     for call in contenders.values():
         call()
         call()
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    end = time.perf_counter() + seconds * len(contenders)
-    while time.perf_counter() < end or not any(times.values()):
-        for name, call in contenders.items():
-            began = time.perf_counter()
-            for _ in range(calls):
-                call()
-            times[name].append((time.perf_counter() - began) / calls)
+    total, start = seconds * len(contenders), time.perf_counter()
+    with ProgressBar(total=100, desc=progress, unit="%", disable=progress is None) as bar:
+        while (elapsed := time.perf_counter() - start) < total or not any(times.values()):
+            bar.update(int(100 * min(elapsed / max(total, 1e-9), 1)) - bar.n)
+            for name, call in contenders.items():
+                began = time.perf_counter()
+                for _ in range(calls):
+                    call()
+                times[name].append((time.perf_counter() - began) / calls)
+        bar.update(100 - bar.n)
     return {name: float(np.median(spent)) for name, spent in times.items()}
 
 
