@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from latentgym.envs import vectorising
+from latentgym.envs.interrupts import Undo
 from latentgym.envs.reading import check_render_mode, check_state, generator, read_action
 from latentgym.rendering import tile
 
@@ -105,9 +106,12 @@ class CartPoleEnv(classic.CartPoleEnv):
             seed: of the environment's own random generator.
             options: ``"low"`` and ``"high"``: bounds of the starting state's values.
         """
-        observation, info = super().reset(seed=seed, options=options)
-        self._episode.begin(self.state)
-        return observation, info
+        with self._undo() as undo:
+            if self._np_random is not None:
+                undo.remember([self._np_random])
+            observation, info = super().reset(seed=seed, options=options)
+            self._episode.begin(self.state)
+            return observation, info
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Push the cart.
@@ -119,9 +123,10 @@ class CartPoleEnv(classic.CartPoleEnv):
         self._check_begun("step")
         if not self.action_space.contains(action):
             raise ValueError(f"action is {action!r}; allowed: {self.action_space}")
-        observation, alive, terminated, truncated, _ = super().step(action)
-        reward, info = self._episode.add(self.state, alive, terminated)
-        return observation, float(reward), terminated, truncated, _plain(info)
+        with self._undo():
+            observation, alive, terminated, truncated, _ = super().step(action)
+            reward, info = self._episode.add(self.state, alive, terminated)
+            return observation, float(reward), terminated, truncated, _plain(info)
 
     def get_state(self) -> dict[str, Any]:
         """All that the episode's future depends on, copied: numpy arrays and plain data.
@@ -152,6 +157,11 @@ class CartPoleEnv(classic.CartPoleEnv):
         self.state = state["state"].copy()
         self.steps_beyond_terminated = 0 if state["terminated"] else None
         self._episode.set_state(state)
+
+    def _undo(self) -> Undo:
+        """For a block that changes the episode wholly or not at all."""
+        own = ("state", "steps_beyond_terminated", "_np_random", "_np_random_seed")
+        return Undo((self, own), (self._episode, Episodes.CHANGING))
 
     def _check_begun(self, method: str) -> None:
         if self.state is None:
@@ -215,9 +225,11 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         """
         mask = vectorising.read_mask(options, self.num_envs, begun=self._rngs is not None)
         low, high = maybe_parse_reset_bounds(options, -START_BOUND, START_BOUND)
-        self._rngs = vectorising.seed_rows(self._rngs, seed, mask)
-        self._begin(mask, low, high)
-        return self._observations(), {}
+        rngs = vectorising.seed_rows(self._rngs, seed, mask)
+        with self._undo() as undo:
+            self._rngs = rngs
+            self._begin(mask, undo, low, high)
+            return self._observations(), {}
 
     def step(
         self, actions: np.ndarray
@@ -231,22 +243,8 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         self._check_begun("step")
         actions = read_action(self.action_space, actions)
         resetting = vectorising.rows_to_reset(self.autoreset_mode, self.prev_done)
-        moved = ~resetting
-        terminations, truncations = self._move(actions, moved)
-        rewards, info = self._episodes.add(self.state, np.ones(self.num_envs), terminations)
-        rewards[resetting] = 0.0
-        ended = terminations | truncations
-        self.prev_done = ended
-        if resetting.any():
-            self._begin(resetting)
-        finals: dict[str, Any] = {}
-        if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            final_info = vectorising.shown(info, ended)
-            finals = vectorising.final_infos(self._observations(), final_info, ended)
-            self._begin(ended)
-            moved = ~ended  # the infos of new episodes are empty
-        infos = vectorising.shown(info, moved) | finals
-        return self._observations(), rewards, terminations, truncations, infos
+        with self._undo() as undo:
+            return self._step(actions, resetting, undo)
 
     def render(self) -> np.ndarray | None:
         """All current pictures as one, uint8 ``[H, W, 3]``."""
@@ -282,19 +280,51 @@ class CartPoleVectorEnv(classic.CartPoleVectorEnv):
         self.prev_done = state["ended"].copy()
         self._episodes.set_state(state)
 
+    def _step(
+        self, actions: np.ndarray, resetting: np.ndarray, undo: Undo
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        moved = ~resetting
+        terminations, truncations = self._move(actions, moved)
+        rewards, info = self._episodes.add(self.state, np.ones(self.num_envs), terminations)
+        rewards[resetting] = 0.0
+        ended = terminations | truncations
+        self.prev_done = ended
+        if resetting.any():
+            self._begin(resetting, undo)
+        finals: dict[str, Any] = {}
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
+            final_info = vectorising.shown(info, ended)
+            finals = vectorising.final_infos(self._observations(), final_info, ended)
+            self._begin(ended, undo)
+            moved = ~ended  # the infos of new episodes are empty
+        infos = vectorising.shown(info, moved) | finals
+        return self._observations(), rewards, terminations, truncations, infos
+
+    def _undo(self) -> Undo:
+        """For a block that changes the episodes wholly or not at all."""
+        own = ("state", "steps", "prev_done", "_rngs", "_np_random", "_np_random_seed")
+        return Undo((self, own), (self._episodes, Episodes.CHANGING))
+
     def _move(self, actions: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Terminations and truncations; rows outside ``moved`` are to begin anew after it."""
         # Gymnasium would reset these with starts that all rows draw from one generator.
         self.prev_done = np.zeros(self.num_envs, dtype=np.bool_)
+        self.steps = self.steps.copy()  # Gymnasium counts in place
         _, _, terminations, truncations, _ = super().step(actions)
         return terminations & moved, truncations & moved
 
     def _begin(
-        self, mask: np.ndarray, low: float = -START_BOUND, high: float = START_BOUND
+        self,
+        mask: np.ndarray,
+        undo: Undo,
+        low: float = -START_BOUND,
+        high: float = START_BOUND,
     ) -> None:
+        undo.remember(self._rngs[row] for row in np.flatnonzero(mask))
+        self.state = self.state.copy()
         for row in np.flatnonzero(mask):
             self.state[:, row] = self._rngs[row].uniform(low, high, size=4)
-        self.steps[mask] = 0
+        self.steps = np.where(mask, 0, self.steps)
         self.prev_done = self.prev_done & ~mask
         self._episodes.begin(self.state, mask)
 
@@ -320,6 +350,9 @@ class Episodes:
         shaping_weight: must be finite, and 0 or more.
         gamma: between 0 and 1.
     """
+
+    CHANGING = ("_potential", "_return", "_length", "_distance")
+    """The attributes that change from step to step: they are replaced, never changed in place."""
 
     def __init__(
         self,
@@ -355,6 +388,8 @@ class Episodes:
 
     def begin(self, state: np.ndarray, rows: np.ndarray | EllipsisType = ...) -> None:
         """Start anew from ``state``, in all rows or in those of a bool mask."""
+        for name in self.CHANGING:
+            setattr(self, name, getattr(self, name).copy())
         self._potential[rows] = self.potential(state)[rows]
         self._return[rows] = 0.0
         self._length[rows] = 0
@@ -376,10 +411,10 @@ class Episodes:
         potential = np.where(terminated, 0.0, self.potential(state))
         shaping = self.gamma * potential - self._potential
         reward = alive + shaping
-        self._potential[...] = potential
-        self._return += reward
-        self._length += 1
-        self._distance += np.abs(state)
+        self._potential = potential
+        self._return = np.asarray(self._return + reward)
+        self._length = np.asarray(self._length + 1)
+        self._distance = self._distance + np.abs(state)
         mean_position, _, mean_angle, _ = self._distance / self._length
         statistics = {
             "return": self._return.copy(),
@@ -403,10 +438,10 @@ class Episodes:
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`get_state` returned."""
-        self._potential[...] = state["potential"]
-        self._return[...] = state["return"]
-        self._length[...] = state["length"]
-        self._distance[...] = state["distance"]
+        self._potential = state["potential"].copy()
+        self._return = state["return"].copy()
+        self._length = state["length"].copy()
+        self._distance = state["distance"].copy()
 
 
 def finite(space: spaces.Box) -> spaces.Box:

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from latentgym.envs.cartpole import CartPoleEnv, CartPoleVectorEnv
+from latentgym.envs.interrupts import Undo
 
 # Counted from the lower edge of Gymnasium's picture: the rows in which cart and pole are.
 STRIP_BOTTOM, STRIP_HEIGHT = 80, 160
@@ -77,25 +78,33 @@ class CartPolePixelsEnv(CartPoleEnv):
         super().__init__(render_mode, **reward)
         self.observation_space = observation_space()
         self._camera = Camera()
+        self._picture: np.ndarray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a new episode; see :meth:`CartPoleEnv.reset`."""
-        _, info = super().reset(seed=seed, options=options)
-        self._picture = self._camera.picture(self.state)
-        return difference(self._picture, self._picture), info
+        with self._undo() as undo:
+            if self._np_random is not None:
+                undo.remember([self._np_random])
+            _, info = super().reset(seed=seed, options=options)
+            self._picture = self._camera.picture(self.state)
+            return difference(self._picture, self._picture), info
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Push the cart; see :meth:`CartPoleEnv.step`."""
-        _, reward, terminated, truncated, info = super().step(action)
-        before, self._picture = self._picture, self._camera.picture(self.state)
-        return difference(before, self._picture), reward, terminated, truncated, info
+        with self._undo():
+            _, reward, terminated, truncated, info = super().step(action)
+            before, self._picture = self._picture, self._camera.picture(self.state)
+            return difference(before, self._picture), reward, terminated, truncated, info
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue a saved episode; see :meth:`CartPoleEnv.set_state`."""
         super().set_state(state)
         self._picture = self._camera.picture(self.state)
+
+    def _undo(self) -> Undo:
+        return super()._undo().add(self, ("_picture",))
 
 
 class CartPolePixelsVectorEnv(CartPoleVectorEnv):
@@ -133,17 +142,22 @@ class CartPolePixelsVectorEnv(CartPoleVectorEnv):
 
     def _move(self, actions: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ends = super()._move(actions, moved)
+        self._pictures, self._seen = self._pictures.copy(), self._seen.copy()
         for row in np.flatnonzero(moved):
             picture = self._camera.picture(self.state[:, row])
             self._seen[row] = difference(self._pictures[row], picture)
             self._pictures[row] = picture
         return ends
 
-    def _begin(self, mask: np.ndarray, *bounds: float) -> None:
-        super()._begin(mask, *bounds)
+    def _begin(self, mask: np.ndarray, undo: Undo, *bounds: float) -> None:
+        super()._begin(mask, undo, *bounds)
+        self._pictures, self._seen = self._pictures.copy(), self._seen.copy()
         for row in np.flatnonzero(mask):
             self._pictures[row] = self._camera.picture(self.state[:, row])
         self._seen[mask] = NO_CHANGE
+
+    def _undo(self) -> Undo:
+        return super()._undo().add(self, ("_pictures", "_seen"))
 
     def _observations(self) -> np.ndarray:
         return self._seen.copy()

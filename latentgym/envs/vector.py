@@ -12,8 +12,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from gan_backbones import Backbone
-from latentgym.core import EVERY, EditCore, Rows
+from latentgym.core import CHANGING, EVERY, EditCore, Rows
 from latentgym.envs import vectorising
+from latentgym.envs.interrupts import Undo
 from latentgym.envs.reading import (
     check_render_mode,
     check_state,
@@ -106,12 +107,14 @@ class EditVectorEnv(VectorEnv):
         """
         latents, target = read_options(self.core, options, self.num_envs)
         mask = self._read_mask(options)
-        self._rngs = vectorising.seed_rows(self._rngs, seed, mask)
-        self._begun = False  # until this has gone well
-        self._begin(mask, latents, target)
-        self._begun = True
-        rows = self._rows(mask)
-        return self._observations(), self._spread(self.core.info(rows), mask, rows)
+        rngs = vectorising.seed_rows(self._rngs, seed, mask)
+        with self._undo() as undo:
+            self._rngs = rngs
+            self._begun = False  # until this has gone well
+            self._begin(mask, undo, latents, target)
+            self._begun = True
+            rows = self._rows(mask)
+            return self._observations(), self._spread(self.core.info(rows), mask, rows)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Move all latents with one batched forward pass.
@@ -126,10 +129,18 @@ class EditVectorEnv(VectorEnv):
             raise gym.error.ResetNeeded("call reset before step")
         resetting = vectorising.rows_to_reset(self.autoreset_mode, self._ended)
         actions = self._read_actions(actions)
+        with self._undo() as undo:
+            self._begun = False  # until this has gone well
+            returned = self._step(actions, resetting, undo)
+            self._begun = True
+            return returned
+
+    def _step(
+        self, actions: torch.Tensor, resetting: np.ndarray, undo: Undo
+    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         moving = ~resetting
-        self._begun = False  # until this has gone well
         rows = self._rows(moving)
-        self._steps += moving
+        self._steps = self._steps + moving
         truncations = moving & (self._steps >= self._limit)
         terminations = np.zeros_like(truncations)
         # Where all end by the step limit, the judge is asked along with the others.
@@ -142,15 +153,14 @@ class EditVectorEnv(VectorEnv):
             if self.core.task.terminate_on_success:
                 terminations[moving] = self.interface.reached(self.core, rows).cpu().numpy()
         if rows is not EVERY:
-            self._begin(resetting, None, None)
+            self._begin(resetting, undo)
         rewards = self._in_full(rewards, rows)
         ended = terminations | truncations
         infos = self._infos(moving, rows, parts, ended, judge)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            infos = self._reset_within_step(ended, parts, infos)
+            infos = self._reset_within_step(ended, parts, infos, undo)
         else:
             self._ended = ended
-        self._begun = True
         return (
             self._observations(),
             rewards if self.tensors else rewards.cpu().numpy().astype(np.float64),
@@ -173,10 +183,11 @@ class EditVectorEnv(VectorEnv):
         """
         check_state(state, self._state())
         rngs = [generator(saved) for saved in state["random"]]
-        self.core.set_state(state["core"])
-        self._rngs = rngs
-        self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
-        self._begun = True
+        with self._undo():
+            self.core.set_state(state["core"])
+            self._rngs = rngs
+            self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
+            self._begun = True
 
     def render(self) -> np.ndarray | None:
         """All current images as one picture uint8 ``[H, W, 3]``."""
@@ -185,6 +196,11 @@ class EditVectorEnv(VectorEnv):
         return tile(self.core.images(self.core.latents))
 
     # Inside -------------------------------------------------------------------------------------
+
+    def _undo(self) -> Undo:
+        """For a block that changes the edits wholly or not at all."""
+        own = ("_begun", "_steps", "_ended", "_rngs", "_np_random", "_np_random_seed")
+        return Undo((self, own), (self.core, CHANGING))
 
     def _state(self) -> dict[str, Any]:
         rngs = self._rngs or [np.random.default_rng()] * self.num_envs
@@ -198,16 +214,22 @@ class EditVectorEnv(VectorEnv):
     def _begin(
         self,
         mask: np.ndarray,
-        latents: np.ndarray | None,
-        target: Mapping[str, str] | None,
+        undo: Undo,
+        latents: np.ndarray | None = None,
+        target: Mapping[str, str] | None = None,
     ) -> None:
         rngs = [self._rngs[row] for row in np.flatnonzero(mask)]
+        undo.remember(rngs)
         self.core.begin(self._rows(mask), rngs, None if latents is None else latents[mask], target)
-        self._steps[mask] = 0
+        self._steps = np.where(mask, 0, self._steps)
         self._ended = self._ended & ~mask
 
     def _reset_within_step(
-        self, ended: np.ndarray, parts: dict[str, torch.Tensor], infos: dict[str, Any]
+        self,
+        ended: np.ndarray,
+        parts: dict[str, torch.Tensor],
+        infos: dict[str, Any],
+        undo: Undo,
     ) -> dict[str, Any]:
         """Reset the ended rows; what they ended with goes into final_obs and final_info."""
         observations, info = self._observations(), self._narrow(infos, ended)
@@ -216,7 +238,7 @@ class EditVectorEnv(VectorEnv):
             final = {"final_obs": observations, "final_info": info, **flags}
         else:
             final = vectorising.final_infos(observations, info, ended)
-        self._begin(ended, None, None)
+        self._begin(ended, undo)
         self._ended = np.zeros_like(ended)
         rows = self._rows(~ended)
         going_on = {} if ended.all() else {name: value[rows] for name, value in parts.items()}
