@@ -65,6 +65,10 @@ STATE = (
 )
 """The attributes that make up a core's state, one entry per row in each."""
 
+CHANGING = (*STATE, "evaluations", "_finite")
+"""All attributes that a step or reset changes. They are replaced, never changed in place, so that
+references to them are enough to undo it."""
+
 SURE = 0.9
 """How probable the classifier must find a wanted variant before an edit ends early."""
 
@@ -194,7 +198,7 @@ class EditCore:
         self.raise_unless_finite()
         targets = [target or self._draw_target(rng) for rng in rngs]
         wanted = torch.from_numpy(np.stack([self.schema.encode(t) for t in targets]))
-        self.wanted[rows] = wanted.to(self.device)
+        self._put("wanted", rows, wanted.to(self.device))
         if latent is not None:
             latents = torch.as_tensor(latent, dtype=torch.float32, device=self.device)
             self._place(rows, self.bounded(latents))
@@ -202,13 +206,13 @@ class EditCore:
             self._draw_starts(rows, rngs)
         wanted, seen = self.wanted[rows], self.seen(self.attributes[rows])
         targeted = wanted @ self.attribute_columns.same_attribute
-        self._target_weights[rows] = target_weights(wanted)
-        self._keep_weights[rows] = target_weights(seen * (1 - targeted))
-        self.start_seen[rows] = seen
-        self.start_latents[rows] = self.latents[rows]
-        self.start_realism[rows] = self.realism[rows]
-        self.start_attributes[rows] = self.attributes[rows]
-        self._realism_bar[rows] = self.realism[rows].clamp(min=_logit(REALISTIC))
+        self._put("_target_weights", rows, target_weights(wanted))
+        self._put("_keep_weights", rows, target_weights(seen * (1 - targeted)))
+        self._put("start_seen", rows, seen)
+        self._put("start_latents", rows, self.latents[rows])
+        self._put("start_realism", rows, self.realism[rows])
+        self._put("start_attributes", rows, self.attributes[rows])
+        self._put("_realism_bar", rows, self.realism[rows].clamp(min=_logit(REALISTIC)))
         alike = torch.zeros(len(rngs), device=self.device)
         self._reward(rows, Assessment(self.realism[rows], self.attributes[rows], alike))
 
@@ -271,7 +275,7 @@ class EditCore:
         if self.check_at_once:
             _raise_unless(math.isfinite(total))
         else:
-            self._finite &= torch.isfinite(total)
+            self._finite = self._finite & torch.isfinite(total)
         return assessment
 
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -352,7 +356,7 @@ class EditCore:
             judged: the judge was asked in the last move of these rows; otherwise it is now.
         """
         if not judged:
-            self.judged[rows] = self._judge_latents(self.latents[rows])
+            self._put("judged", rows, self._judge_latents(self.latents[rows]))
         labels, wanted = self.judged[rows], self.wanted[rows]
         free = wanted @ self.attribute_columns.same_attribute == 0
         free = free[:, self.attribute_columns.starts]
@@ -421,11 +425,11 @@ class EditCore:
         )
 
     def _place(self, rows: Rows, latents: torch.Tensor) -> None:
-        self.latents[rows] = latents
+        self._put("latents", rows, latents)
         assessment = self._assess(rows, judge=True)
-        self.judged_at_start[rows] = self.judged[rows]
+        self._put("judged_at_start", rows, self.judged[rows])
         if self.start_pictures is not None:
-            self.start_pictures[rows] = assessment.pictures
+            self._put("start_pictures", rows, assessment.pictures)
 
     @torch.no_grad()
     def _assess(self, rows: Rows, judge: bool) -> Assessment:
@@ -439,12 +443,11 @@ class EditCore:
             self._put("pictures", rows, assessment.pictures)
         return assessment
 
-    def _put(self, name: str, rows: Rows, value: torch.Tensor) -> None:
-        """Set some rows of the state; where they are all, without a copy."""
-        if rows is EVERY:
-            setattr(self, name, value)
-        else:
-            getattr(self, name)[rows] = value
+    def _put(self, name: str, rows: Rows, value: torch.Tensor, axis: int = 0) -> None:
+        """Set some rows of a tensor of the state, in a copy; all of them without one."""
+        if rows is not EVERY:
+            value = getattr(self, name).index_copy(axis, rows, value)
+        setattr(self, name, value)
 
     def _assess_chunk(
         self, latents: torch.Tensor, starts: torch.Tensor | None, judge: bool
@@ -490,10 +493,7 @@ class EditCore:
         if self.task.attribute_reward == "absolute":
             attributes = COMPONENTS.index("attributes")
             rewards[attributes] = after[attributes]
-        if rows is EVERY:
-            self._potential = after
-        else:
-            self._potential[:, rows] = after
+        self._put("_potential", rows, after, axis=1)
         self._put("resting", rows, resting)
         return rewards
 

@@ -175,12 +175,14 @@ def test_a_reset_that_fails_within_a_step_ends_all_edits(spoilable, env_id, mode
     env.step(actions)
 
 
-def test_an_impossible_start_begins_nothing(spoilable, monkeypatch):
+def test_an_impossible_start_leaves_the_edit_as_it_was(spoilable, monkeypatch):
     monkeypatch.setattr("latentgym.core.MAX_START_DRAWS", 40)
     for rows in (None, 2):
-        env = environment(spoilable, rows, start="lacks_target", target={"hair": "bun"})
+        options = dict(start="lacks_target", target={"hair": "bun"})
+        env, untouched = (environment(spoilable, rows, **options) for _ in range(2))
         action = sampled(env, 1)[0]
-        env.reset(seed=0)
+        for each in (env, untouched):
+            each.reset(seed=0)
         judge = env.core.networks["judge"]
         judge.spoil = lambda logits: logits + 100 * torch.eye(7)[1]
         try:
@@ -188,8 +190,8 @@ def test_an_impossible_start_begins_nothing(spoilable, monkeypatch):
                 env.reset()
         finally:
             judge.spoil = None
-        with pytest.raises(gym.error.ResetNeeded):
-            env.step(action)
+        np.testing.assert_equal(env.get_state(), untouched.get_state())
+        np.testing.assert_equal(env.step(action), untouched.step(action))
 
 
 def test_a_refused_action_does_not_end_the_edit(spoilable):

@@ -13,6 +13,7 @@ from gymnasium.envs.classic_control import cartpole as classic
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from latentgym.envs import vectorising
+from latentgym.envs.interrupts import Undo
 from latentgym.envs.reading import (
     VECTOR_OPTIONS,
     PlainSpec,
@@ -125,9 +126,12 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
             gymnasium.error.Error: a seed that is negative or no integer.
         """
         read_bounds(check_options(options, OPTIONS), -START_BOUND, START_BOUND)
-        observation, info = super().reset(seed=seed, options=options)
-        self._episode.begin(self.state)
-        return observation, info
+        with self._undo() as undo:
+            if self._np_random is not None:
+                undo.remember([self._np_random])
+            observation, info = super().reset(seed=seed, options=options)
+            self._episode.begin(self.state)
+            return observation, info
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Push the cart.
@@ -139,9 +143,10 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
         self._check_begun("step")
         if not self.action_space.contains(action):
             raise ValueError(f"action is {action!r}; allowed: {self.action_space}")
-        observation, alive, terminated, truncated, _ = super().step(action)
-        reward, info = self._episode.add(self.state, alive, terminated)
-        return observation, float(reward), terminated, truncated, _plain(info)
+        with self._undo():
+            observation, alive, terminated, truncated, _ = super().step(action)
+            reward, info = self._episode.add(self.state, alive, terminated)
+            return observation, float(reward), terminated, truncated, _plain(info)
 
     def render(self) -> np.ndarray | None:
         """Gymnasium's picture uint8 ``[400, 600, 3]`` if ``render_mode`` is ``"rgb_array"``."""
@@ -192,6 +197,11 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
         self.state = state["state"].copy()
         self.steps_beyond_terminated = 0 if state["terminated"] else None
         self._episode.set_state(state)
+
+    def _undo(self) -> Undo:
+        """Return what undoes an interrupted block."""
+        own = ("state", "steps_beyond_terminated", "_np_random", "_np_random_seed")
+        return Undo((self, own), (self._episode, Episodes.CHANGING))
 
     def _check_begun(self, method: str) -> None:
         if self.state is None:
@@ -263,10 +273,11 @@ class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
         options = check_options(options, (*OPTIONS, *VECTOR_OPTIONS))
         mask = vectorising.read_mask(options, self.num_envs, self._begun)
         low, high = read_bounds(options, -START_BOUND, START_BOUND)
-        self._seed_rows(seed, mask)
-        self._begin(mask, low, high)
-        self._begun = True
-        return self._observations(), {}
+        with self._undo() as undo:
+            self._seed_rows(seed, mask)
+            self._begin(mask, undo, low, high)
+            self._begun = True
+            return self._observations(), {}
 
     def step(
         self, actions: np.ndarray
@@ -280,22 +291,8 @@ class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
         self._check_begun("step")
         actions = read_action(self.action_space, actions)
         resetting = vectorising.rows_to_reset(self.autoreset_mode, self.prev_done)
-        moved = ~resetting
-        alive, terminations, truncations = self._move(actions, moved)
-        rewards, info = self._episodes.add(self.state, alive, terminations)
-        rewards[resetting] = 0.0
-        ended = terminations | truncations
-        self.prev_done = ended
-        if resetting.any():
-            self._begin(resetting)
-        finals: dict[str, Any] = {}
-        if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            final_info = vectorising.shown(info, ended)
-            finals = vectorising.final_infos(self._observations(), final_info, ended)
-            self._begin(ended)
-            moved = ~ended  # the infos of new episodes are empty
-        infos = vectorising.shown(info, moved) | finals
-        return self._observations(), rewards, terminations, truncations, infos
+        with self._undo() as undo:
+            return self._step(actions, resetting, undo)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Each row's picture uint8 ``[400, 600, 3]``, as its single environment draws it.
@@ -342,25 +339,57 @@ class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
         self.prev_done = state["ended"].copy()
         self._episodes.set_state(state)
 
+    def _step(
+        self, actions: np.ndarray, resetting: np.ndarray, undo: Undo
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        moved = ~resetting
+        alive, terminations, truncations = self._move(actions, moved)
+        rewards, info = self._episodes.add(self.state, alive, terminations)
+        rewards[resetting] = 0.0
+        ended = terminations | truncations
+        self.prev_done = ended
+        if resetting.any():
+            self._begin(resetting, undo)
+        finals: dict[str, Any] = {}
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
+            final_info = vectorising.shown(info, ended)
+            finals = vectorising.final_infos(self._observations(), final_info, ended)
+            self._begin(ended, undo)
+            moved = ~ended  # the infos of new episodes are empty
+        infos = vectorising.shown(info, moved) | finals
+        return self._observations(), rewards, terminations, truncations, infos
+
+    def _undo(self) -> Undo:
+        """Return what undoes an interrupted block."""
+        own = ("state", "steps", "prev_done", "_rngs", "_seeds", "_begun")
+        return Undo((self, own), (self._episodes, Episodes.CHANGING))
+
     def _move(
         self, actions: np.ndarray, moved: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gymnasium's rewards, terminations, truncations; the other rows are to be reset after."""
         # Gymnasium would reset ended rows, with starts that all draw from one generator: to its
-        # physics none has ended.
+        # physics none has ended. It counts steps in place.
         none = np.zeros(self.num_envs, dtype=np.bool_)
-        physics = SimpleNamespace(**vars(self) | {"prev_done": none, "np_random": self._rngs[0]})
+        own = {"prev_done": none, "np_random": self._rngs[0], "steps": self.steps.copy()}
+        physics = SimpleNamespace(**vars(self) | own)
         _, alive, terminations, truncations, _ = classic.CartPoleVectorEnv.step(physics, actions)
         self.state, self.steps = physics.state, physics.steps
         alive = np.add(alive, 0.0, dtype=np.float64)  # adding zero turns -0.0 into 0.0
         return alive, terminations & moved, truncations & moved
 
     def _begin(
-        self, mask: np.ndarray, low: float = -START_BOUND, high: float = START_BOUND
+        self,
+        mask: np.ndarray,
+        undo: Undo,
+        low: float = -START_BOUND,
+        high: float = START_BOUND,
     ) -> None:
+        undo.remember(self._rngs[row] for row in np.flatnonzero(mask))
+        self.state = self.state.copy()
         for row in np.flatnonzero(mask):
             self.state[:, row] = self._rngs[row].uniform(low, high, size=4)
-        self.steps[mask] = 0
+        self.steps = np.where(mask, 0, self.steps)
         self.prev_done = self.prev_done & ~mask
         self._episodes.begin(self.state, mask)
 
@@ -416,6 +445,9 @@ class Episodes:
         gamma: between 0 and 1.
     """
 
+    CHANGING = ("_potential", "_return", "_length", "_distance")
+    """The attributes that change from step to step: they are replaced, never changed in place."""
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -450,6 +482,8 @@ class Episodes:
 
     def begin(self, state: np.ndarray, rows: np.ndarray | EllipsisType = ...) -> None:
         """Start anew from ``state``, in all rows or in those of a bool mask."""
+        for name in self.CHANGING:
+            setattr(self, name, getattr(self, name).copy())
         self._potential[rows] = self.potential(state)[rows]
         self._return[rows] = 0.0
         self._length[rows] = 0
@@ -471,10 +505,10 @@ class Episodes:
         potential = np.where(terminated, 0.0, self.potential(state))
         shaping = self.gamma * potential - self._potential
         reward = alive + shaping
-        self._potential[...] = potential
-        self._return += reward
-        self._length += 1
-        self._distance += np.abs(state)
+        self._potential = potential
+        self._return = np.asarray(self._return + reward)
+        self._length = np.asarray(self._length + 1)
+        self._distance = self._distance + np.abs(state)
         mean_position, _, mean_angle, _ = self._distance / self._length
         statistics = {
             "return": self._return.copy(),
@@ -498,10 +532,10 @@ class Episodes:
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`get_state` returned."""
-        self._potential[...] = state["potential"]
-        self._return[...] = state["return"]
-        self._length[...] = state["length"]
-        self._distance[...] = state["distance"]
+        self._potential = state["potential"].copy()
+        self._return = state["return"].copy()
+        self._length = state["length"].copy()
+        self._distance = state["distance"].copy()
 
 
 def _flag(name: str, value: bool) -> bool:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
 from latentgym.envs.cartpole import CartPoleEnv, CartPoleVectorEnv, Drawing
+from latentgym.envs.interrupts import Undo
 from latentgym.rendering import load_pygame
 
 # Counted from the lower edge of Gymnasium's picture: the rows in which cart and pole are.
@@ -75,25 +76,33 @@ class CartPolePixelsEnv(CartPoleEnv):
         super().__init__(**options)
         self.observation_space = observation_space()
         self._camera = Camera()
+        self._picture: np.ndarray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a new episode; see :meth:`CartPoleEnv.reset`."""
-        _, info = super().reset(seed=seed, options=options)
-        self._picture = self._camera.picture(self, self.state)
-        return difference(self._picture, self._picture), info
+        with self._undo() as undo:
+            if self._np_random is not None:
+                undo.remember([self._np_random])
+            _, info = super().reset(seed=seed, options=options)
+            self._picture = self._camera.picture(self, self.state)
+            return difference(self._picture, self._picture), info
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Push the cart; see :meth:`CartPoleEnv.step`."""
-        _, reward, terminated, truncated, info = super().step(action)
-        before, self._picture = self._picture, self._camera.picture(self, self.state)
-        return difference(before, self._picture), reward, terminated, truncated, info
+        with self._undo():
+            _, reward, terminated, truncated, info = super().step(action)
+            before, self._picture = self._picture, self._camera.picture(self, self.state)
+            return difference(before, self._picture), reward, terminated, truncated, info
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue a saved episode; see :meth:`CartPoleEnv.set_state`."""
         super().set_state(state)
         self._picture = self._camera.picture(self, self.state)
+
+    def _undo(self) -> Undo:
+        return super()._undo().add(self, ("_picture",))
 
 
 class CartPolePixelsVectorEnv(CartPoleVectorEnv):
@@ -124,17 +133,22 @@ class CartPolePixelsVectorEnv(CartPoleVectorEnv):
 
     def _move(self, actions: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, ...]:
         moves = super()._move(actions, moved)
+        self._last, self._seen = self._last.copy(), self._seen.copy()
         for row in np.flatnonzero(moved):
             picture = self._camera.picture(self, self.state[:, row])
             self._seen[row] = difference(self._last[row], picture)
             self._last[row] = picture
         return moves
 
-    def _begin(self, mask: np.ndarray, *bounds: float) -> None:
-        super()._begin(mask, *bounds)
+    def _begin(self, mask: np.ndarray, undo: Undo, *bounds: float) -> None:
+        super()._begin(mask, undo, *bounds)
+        self._last, self._seen = self._last.copy(), self._seen.copy()
         for row in np.flatnonzero(mask):
             self._last[row] = self._camera.picture(self, self.state[:, row])
         self._seen[mask] = NO_CHANGE
+
+    def _undo(self) -> Undo:
+        return super()._undo().add(self, ("_last", "_seen"))
 
     def _observations(self) -> np.ndarray:
         return self._seen.copy()

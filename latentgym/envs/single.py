@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from gan_backbones import AttributeSchema, Backbone
-from latentgym.core import COMPONENTS, EVERY, EditCore
+from latentgym.core import CHANGING, COMPONENTS, EVERY, EditCore
+from latentgym.envs.interrupts import Undo
 from latentgym.envs.reading import (
     PlainSpec,
     check_render_mode,
@@ -76,13 +77,16 @@ class EditEnv(PlainSpec, gym.Env):
             gymnasium.error.Error: a seed that is negative or no integer.
         """
         latent, target = read_options(self.core, options, 1)
-        super().reset(seed=seed)
-        self._begun = False  # until this has gone well
-        self.core.begin(EVERY, [self.np_random], latent, target)
-        self._begun, self._steps, self._return = True, 0, 0.0
-        if self.render_mode == "human":
-            self._show()
-        return self._observation(), _first(self.core.info(EVERY))
+        with self._undo() as undo:
+            if self._np_random is not None:
+                undo.remember([self._np_random])
+            super().reset(seed=seed)
+            self._begun = False  # until this has gone well
+            self.core.begin(EVERY, [self.np_random], latent, target)
+            self._begun, self._steps, self._return = True, 0, 0.0
+            if self.render_mode == "human":
+                self._show()
+            return self._observation(), _first(self.core.info(EVERY))
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the latent.
@@ -96,19 +100,20 @@ class EditEnv(PlainSpec, gym.Env):
         core, interface = self.core, self.interface
         action = read_action(self.action_space, action)
         actions = torch.from_numpy(action[None]).to(core.device)
-        self._begun = False  # until this has gone well
-        # gym.make tells an environment nothing of its step limit: any step may be the last.
-        components = core.move(EVERY, interface.moves(core, actions), judge=True)
-        self._begun = True
-        reward, parts = interface.rewards(core, EVERY, components)
-        reward = float(reward)
-        self._steps += 1
-        self._return += reward
-        terminated = core.task.terminate_on_success and bool(interface.reached(core, EVERY))
-        info = core.info(EVERY) | {"rewards": parts} | core.verdict(EVERY, judged=True)
-        if self.render_mode == "human":
-            self._show()
-        return self._observation(), reward, terminated, False, _first(info)
+        with self._undo():
+            self._begun = False  # until this has gone well
+            # gym.make tells an environment nothing of its step limit: any step may be the last.
+            components = core.move(EVERY, interface.moves(core, actions), judge=True)
+            self._begun = True
+            reward, parts = interface.rewards(core, EVERY, components)
+            reward = float(reward)
+            self._steps += 1
+            self._return += reward
+            terminated = core.task.terminate_on_success and bool(interface.reached(core, EVERY))
+            info = core.info(EVERY) | {"rewards": parts} | core.verdict(EVERY, judged=True)
+            if self.render_mode == "human":
+                self._show()
+            return self._observation(), reward, terminated, False, _first(info)
 
     def score(self, latents: np.ndarray) -> dict[str, np.ndarray]:
         """Score images of ``latents`` as if each were this edit's current one.
@@ -130,7 +135,7 @@ class EditEnv(PlainSpec, gym.Env):
                 f"expected (N, {self.backbone.latent_dim})"
             )
         rows = torch.zeros(len(latents), dtype=torch.int64, device=self.core.device)
-        with torch.no_grad():
+        with self._undo(), torch.no_grad():
             parts = self.core.potential(self.core.assess(latents, rows), rows)
         named = dict(zip(COMPONENTS, parts.unbind(), strict=True))
         scores = {"potential": parts.sum(dim=0), **named}
@@ -152,10 +157,11 @@ class EditEnv(PlainSpec, gym.Env):
         """
         check_state(state, self._state())
         rng = generator(state["random"])
-        self.core.set_state(state["core"])
-        self.np_random = rng
-        self._steps, self._return = state["steps"], state["return"]
-        self._begun = True
+        with self._undo():
+            self.core.set_state(state["core"])
+            self.np_random = rng
+            self._steps, self._return = state["steps"], state["return"]
+            self._begun = True
 
     def view(self) -> EditView:
         """What a frame shows of the edit as it stands."""
@@ -182,6 +188,11 @@ class EditEnv(PlainSpec, gym.Env):
             "steps": self._steps,
             "return": self._return,
         }
+
+    def _undo(self) -> Undo:
+        """Return what undoes an interrupted block."""
+        own = ("_begun", "_steps", "_return", "_np_random", "_np_random_seed")
+        return Undo((self, own), (self.core, CHANGING))
 
     def _check_begun(self, method: str) -> None:
         if not self._begun:

@@ -12,8 +12,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from gan_backbones import Backbone
-from latentgym.core import EVERY, EditCore, Rows
+from latentgym.core import CHANGING, EVERY, EditCore, Rows
 from latentgym.envs import vectorising
+from latentgym.envs.interrupts import Undo
 from latentgym.envs.reading import (
     VECTOR_OPTIONS,
     check_render_mode,
@@ -112,12 +113,13 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
         """
         latents, target = read_options(self.core, options, self.num_envs, VECTOR_OPTIONS)
         mask = self._read_mask(options)
-        self._seed_rows(seed, mask)
-        self._begun = False  # until this has gone well
-        self._begin(mask, latents, target)
-        self._begun = True
-        rows = self._rows(mask)
-        return self._observations(), self._spread(self.core.info(rows), mask, rows)
+        with self._undo() as undo:
+            self._seed_rows(seed, mask)
+            self._begun = False  # until this has gone well
+            self._begin(mask, undo, latents, target)
+            self._begun = True
+            rows = self._rows(mask)
+            return self._observations(), self._spread(self.core.info(rows), mask, rows)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Move all latents with one batched forward pass.
@@ -132,10 +134,18 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
             raise gym.error.ResetNeeded("call reset before step")
         resetting = vectorising.rows_to_reset(self.autoreset_mode, self._ended)
         actions = self._read_actions(actions)
+        with self._undo() as undo:
+            self._begun = False  # until this has gone well
+            returned = self._step(actions, resetting, undo)
+            self._begun = True
+            return returned
+
+    def _step(
+        self, actions: torch.Tensor, resetting: np.ndarray, undo: Undo
+    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         moving = ~resetting
-        self._begun = False  # until this has gone well
         rows = self._rows(moving)
-        self._steps += moving
+        self._steps = self._steps + moving
         truncations = moving & (self._steps >= self._limit)
         terminations = np.zeros_like(truncations)
         # Where all end by the step limit, the judge is asked along with the others.
@@ -148,16 +158,15 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
             if self.core.task.terminate_on_success:
                 terminations[moving] = self.interface.reached(self.core, rows).cpu().numpy()
         if rows is not EVERY:
-            self._begin(resetting, None, None)
+            self._begin(resetting, undo)
         rewards = self._in_full(rewards, rows)
         self._returns = self._returns + rewards
         ended = terminations | truncations
         infos = self._infos(moving, rows, parts, ended, judge)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            infos = self._reset_within_step(ended, parts, infos)
+            infos = self._reset_within_step(ended, parts, infos, undo)
         else:
             self._ended = ended
-        self._begun = True
         return (
             self._observations(),
             rewards if self.tensors else rewards.cpu().numpy().astype(np.float64),
@@ -180,11 +189,12 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
         """
         check_state(state, self._state())
         rngs = [generator(saved) for saved in state["random"]]
-        self.core.set_state(state["core"])
-        self._set_generators(rngs)
-        self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
-        self._returns = torch.from_numpy(state["returns"]).to(self.core.device, copy=True)
-        self._begun = True
+        with self._undo():
+            self.core.set_state(state["core"])
+            self._set_generators(rngs)
+            self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
+            self._returns = torch.from_numpy(state["returns"]).to(self.core.device, copy=True)
+            self._begun = True
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Each row's frame uint8 ``[H, W, 3]``, as its single environment draws it.
@@ -213,6 +223,11 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
 
     # Inside -------------------------------------------------------------------------------------
 
+    def _undo(self) -> Undo:
+        """Return what undoes an interrupted block."""
+        own = ("_begun", "_steps", "_returns", "_ended", "_rngs", "_seeds")
+        return Undo((self, own), (self.core, CHANGING))
+
     def _state(self) -> dict[str, Any]:
         rngs = self._rngs or [np.random.default_rng()] * self.num_envs
         return {
@@ -226,18 +241,24 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
     def _begin(
         self,
         mask: np.ndarray,
-        latents: np.ndarray | None,
-        target: Mapping[str, str] | None,
+        undo: Undo,
+        latents: np.ndarray | None = None,
+        target: Mapping[str, str] | None = None,
     ) -> None:
         rngs = [self._rngs[row] for row in np.flatnonzero(mask)]
+        undo.remember(rngs)
         self.core.begin(self._rows(mask), rngs, None if latents is None else latents[mask], target)
-        self._steps[mask] = 0
         begun = torch.from_numpy(mask.copy()).to(self.core.device)
         self._returns = self._returns.masked_fill(begun, 0.0)
+        self._steps = np.where(mask, 0, self._steps)
         self._ended = self._ended & ~mask
 
     def _reset_within_step(
-        self, ended: np.ndarray, parts: dict[str, torch.Tensor], infos: dict[str, Any]
+        self,
+        ended: np.ndarray,
+        parts: dict[str, torch.Tensor],
+        infos: dict[str, Any],
+        undo: Undo,
     ) -> dict[str, Any]:
         """Reset the ended rows; what they ended with goes into final_obs and final_info."""
         observations, info = self._observations(), self._narrow(infos, ended)
@@ -246,7 +267,7 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
             final = {"final_obs": observations, "final_info": info, **flags}
         else:
             final = vectorising.final_infos(observations, info, ended)
-        self._begin(ended, None, None)
+        self._begin(ended, undo)
         self._ended = np.zeros_like(ended)
         rows = self._rows(~ended)
         going_on = {} if ended.all() else {name: value[rows] for name, value in parts.items()}
