@@ -38,7 +38,8 @@ class ProgressBar(tqdm):
             super().clear(*args, **kwargs)
 
     def close(self) -> None:
-        prints_last_line = not (self.disable or self._redraws)
+        shown = not self.disable and self.format_dict["elapsed"] >= self.delay
+        prints_last_line = shown and not self._redraws
         super().close()
         if prints_last_line:
             self._print_line()

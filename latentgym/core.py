@@ -140,9 +140,9 @@ class EditCore:
         self.columns = list(self.schema.slices.values())
         self.device = torch.device(task.device)
         self.networks = _folded(self.backbone, self.device)
-        self.directions = direction_matrix(self.backbone, task.directions, task.num_directions).to(
-            self.device
-        )
+        self.directions = direction_matrix(
+            self.backbone, task.directions, task.num_directions, task.num_probes
+        ).to(self.device)
         self.nudges = task.delta * torch.stack([self.directions, -self.directions], 1).flatten(0, 1)
         self.attribute_columns = AttributeColumns(self.columns, self.device)
         self.evaluations = 0

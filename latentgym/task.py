@@ -14,7 +14,7 @@ from gan_backbones import Backbone, load
 from gan_backbones.devices import usable_device
 from gan_backbones.networks import ConditionalGenerator
 from gan_backbones.registry import version
-from latentgym.directions import direction_matrix
+from latentgym.directions import DEFAULT_PROBES, direction_matrix
 from latentgym.scores import ATTRIBUTE_SCORES, REALISM_SCORES
 
 OBSERVATION_PARTS = ("latent", "target", "start", "attributes", "realism")
@@ -48,6 +48,7 @@ class EditTask:
     target: Mapping[str, str] | Sequence[str] | None = None
     directions: str | Sequence[Sequence[float]] = "attributes"
     num_directions: int | None = None
+    num_probes: int = DEFAULT_PROBES
     delta: float = 0.5
     latent_bound: float | str = 3.0
     start: str = "lacks_target"
@@ -114,7 +115,7 @@ class EditTask:
                 "the backbone has no attribute with two or more variants: nothing can be edited"
             )
         self.check_target(self.target)
-        direction_matrix(backbone, self.directions, self.num_directions)
+        direction_matrix(backbone, self.directions, self.num_directions, self.num_probes)
 
     @cached_property
     def loaded_backbone(self) -> Backbone:

@@ -17,6 +17,15 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory, worker_id):
+    """A cache of this run's own, which pytest's workers and the processes they start share."""
+    folder = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        folder = folder.parent
+    os.environ["LATENTGYM_CACHE"] = str(folder / "cache")
+
+
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory):
     """A folder of 70 rendered faces, seed 3; read-only."""

@@ -11,7 +11,6 @@ from gan_backbones import Backbone
 from gan_backbones.networks import ConditionalGenerator
 from latentgym.directions import (
     DIRECTION_SETS,
-    attribute_directions,
     direction_matrix,
     direction_names,
     sefa_directions,
@@ -99,7 +98,7 @@ def test_attribute_directions_have_unit_length_one_per_variant(tiny):
     rows = direction_matrix(tiny, "attributes")
     assert rows.shape == (SCHEMA.size, LATENT_DIM) and rows.dtype == torch.float32
     np.testing.assert_allclose(rows.norm(dim=1), 1, atol=1e-5)
-    assert attribute_directions(tiny) is rows  # made once
+    assert direction_matrix(tiny, "attributes") is rows  # made once
 
 
 def centred_logits(backbone, latents):

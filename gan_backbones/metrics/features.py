@@ -8,14 +8,31 @@ import torch
 from torch import nn
 
 from gan_backbones.datasets.cartoon_set import to_float
+from gan_backbones.progress import ProgressBar
+
+DELAY = 1.0
+"""Seconds after which a progress bar shows."""
 
 
 def batched(
-    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, batch_size: int = 256
+    function: Callable[[torch.Tensor], torch.Tensor],
+    inputs: torch.Tensor,
+    batch_size: int = 256,
+    desc: str | None = None,
 ) -> torch.Tensor:
-    """``function`` over ``inputs`` in batches without autograd, so memory stays bounded."""
-    with torch.no_grad():
-        return torch.cat([function(batch) for batch in inputs.split(batch_size)])
+    """Apply ``function`` to ``inputs`` in batches without autograd, so memory stays bounded.
+
+    With a description a progress bar shows after a second.
+    """
+    outputs = []
+    with (
+        torch.no_grad(),
+        ProgressBar(total=len(inputs), desc=desc, delay=DELAY, disable=desc is None) as bar,
+    ):
+        for batch in inputs.split(batch_size):
+            outputs.append(function(batch))
+            bar.update(len(batch))
+    return torch.cat(outputs)
 
 
 def device_of(network: nn.Module) -> torch.device:
