@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import pickle
+from collections.abc import Callable
 from typing import Any
 
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
 
 logger = logging.getLogger("agents")
 
@@ -24,24 +26,26 @@ class BaseAgent:
     _callbacks: list[Any]
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**vars(self), "_callbacks": []}
-        try:
-            pickle.dumps(self.env)
-        except Exception as error:  # pickle lets through whatever an environment raises
-            state["env"] = _left_out(error)
-        return state
+        return self._state(pickle.dumps)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BaseAgent:
         copied = memo[id(self)] = object.__new__(type(self))
-        state = {**vars(self), "_callbacks": []}
-        try:
-            copy.deepcopy(self.env, memo)
-        except Exception as error:  # likewise
-            state["env"] = _left_out(error)
+        state = self._state(functools.partial(copy.deepcopy, memo=memo))
         vars(copied).update(copy.deepcopy(state, memo))
         return copied
 
-
-def _left_out(error: Exception) -> None:
-    reason = " ".join(str(error).split())
-    logger.warning("the copy has no environment, as it cannot be copied (%s); call set_env", reason)
+    def _state(self, copy_env: Callable[[VectorEnv], Any]) -> dict[str, Any]:
+        """All attributes, with the environment if ``copy_env`` does not fail."""
+        state = {**vars(self), "_callbacks": []}
+        try:
+            if self.env is not None and isinstance(self.env.unwrapped, AsyncVectorEnv):
+                # To try would close the pipes to its processes.
+                raise TypeError("it has processes of its own")
+            copy_env(self.env)
+        except Exception as error:  # whatever an environment raises
+            reason = " ".join(str(error).split())
+            logger.warning(
+                "the copy has no environment, as it cannot be copied (%s); call set_env", reason
+            )
+            state["env"] = None
+        return state

@@ -110,7 +110,7 @@ class DQN(BaseAgent):
         max_grad_norm: the gradient is scaled down to this norm.
         net_arch: widths of the hidden layers.
         compile: compute gradients by `torch.compile`: takes half a minute at first, then updates of
-            small networks are about twice as fast. Needs a C++ compiler; not with ``noisy``.
+            small networks are about 1.5 times as fast. Needs a C++ compiler; not with ``noisy``.
         seed: random seed of weights, exploration, replay and the environment; ``None`` draws one.
         device: where the networks and the buffer are.
 

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AsyncVectorEnv
 from scripted import Counting, vector
 
 from agents import DQN, KeepBest, Reinforce
@@ -100,6 +101,16 @@ def test_an_environment_that_cannot_be_copied_is_left_out(caplog):
     assert caplog.messages == [
         "the copy has no environment, as it cannot be copied (there is only one); call set_env"
     ]
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_processes_are_left_alone(way, caplog):
+    env = AsyncVectorEnv([Counting, Counting])
+    agent = AGENTS["dqn"](env).learn(10)
+    assert COPIES[way](agent).env is None
+    assert "(it has processes of its own)" in caplog.text
+    agent.learn(10)  # its pipes are still open
+    env.close()
 
 
 def test_copies_take_no_more_memory_than_is_stored():

@@ -136,6 +136,18 @@ def test_tensorboard_writes_figures(tmp_path):
     assert all(entry.value > 0 for entry in events.Scalars("train/loss"))
 
 
+def test_tensorboard_knows_no_speed_without_steps_or_time(tmp_path, monkeypatch):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    agent = DQN(Counting(), net_arch=(4,), seed=0).learn(40)  # as if resumed
+    board = TensorBoard(tmp_path, every=20)
+    board(agent)
+    monkeypatch.setattr(agents.callbacks.time, "monotonic", lambda: board._began[0])
+    agent.learn(20, board)  # the clock stands still
+    events = accumulators.EventAccumulator(str(tmp_path)).Reload()
+    assert "time/fps" not in events.Tags()["scalars"]
+    assert [entry.step for entry in events.Scalars("rollout/ep_rew_mean")] == [40, 60]
+
+
 def test_tensorboard_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError) as caught:

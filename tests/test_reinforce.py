@@ -440,6 +440,15 @@ def test_edits_are_learned_from(mode, env_id, tiny_file):
     assert len(evaluate(agent, env, 3)) == 3
 
 
+@EVERY_MODE
+def test_environments_of_tensors(mode, tiny_file):
+    usual, tensors = (
+        small(make_vec("LatentEdit-v0", tiny_file, autoreset_mode=mode, tensors=given)).learn(50)
+        for given in (False, True)
+    )
+    assert torch.equal(weights(usual), weights(tensors))
+
+
 # Seeds --------------------------------------------------------------------------------------------
 
 
