@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import RLock
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -48,6 +49,10 @@ class ProgressBar(tqdm):
         self._printed_at = self.format_dict["elapsed"]
         self.fp.write(f"{self}\n")
         self.fp.flush()
+
+
+# tqdm's own lock takes a semaphore of the system, which a killed process would leave behind.
+ProgressBar.set_lock(RLock())
 
 
 def _can_redraw(stream: TextIO) -> bool:
