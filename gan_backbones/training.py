@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import PartialState
 from torch import nn
 
 from gan_backbones.backbone import Backbone
@@ -13,7 +15,15 @@ from gan_backbones.calibration import fit_platt, rescale
 from gan_backbones.checks import check_backbone
 from gan_backbones.classifier_training import train_classifier
 from gan_backbones.cvae_training import CVAEConfig, CVAETrainer
-from gan_backbones.datasets import DatasetError, ImageDataset, open_dataset, to_float
+from gan_backbones.datasets import (
+    DatasetError,
+    ImageDataset,
+    describe,
+    list_damaged,
+    open_dataset,
+    split,
+    to_float,
+)
 from gan_backbones.devices import computes_in_bf16
 from gan_backbones.evaluation import evaluate_backbone, generate
 from gan_backbones.files import write_atomically
@@ -25,21 +35,6 @@ from gan_backbones.training_loop import TrainingConfig, build, grid_png
 
 ADVERSARY = 3.0
 """How far the classifier's training images are pushed, of a Euclidean norm of about 83."""
-
-
-def split(count: int) -> dict[str, range]:
-    """Which images train what, in file order.
-
-    ``held_out``: the last fifth, at most 10,000, seen by no network. ``judge``: a quarter of the
-    others. ``train``: the rest, for GAN and classifier.
-    """
-    held_out = count - min(10_000, count // 5)
-    judge = held_out - held_out // 4
-    return {
-        "train": range(judge),
-        "judge": range(judge, held_out),
-        "held_out": range(held_out, count),
-    }
 
 
 def train_backbone(
@@ -66,7 +61,8 @@ def train_backbone(
         BackboneError: the result breaks the contract of a backbone.
     """
     dataset = open_dataset(config.data, config.image_size, config.channels)
-    parts = split(len(dataset))
+    parts = split(dataset, config.split, config.seed)
+    PartialState().print("\n".join(describe(dataset, parts)))  # once, not in each process
     images = {part: dataset.images(rows, f"reading {part} images") for part, rows in parts.items()}
     labels = {part: _labels(dataset, rows) for part, rows in parts.items()}
 
@@ -104,8 +100,9 @@ def train_backbone(
         "name": name,
         **(card or {}),
         "images": {part: len(rows) for part, rows in parts.items()},
+        "split": {"shares": list(config.split), "seed": config.seed},
         "gan" if isinstance(config, GANConfig) else "cvae": {
-            k: v for k, v in trainer.settings().items() if k not in ("images", "outputs")
+            k: v for k, v in trainer.settings().items() if k not in ("images", "outputs", "split")
         },
         "cost": {role: cost(network)._asdict() for role, network in backbone.networks.items()},
         "calibration": {"scale": round(scale, 4), "shift": round(shift, 4)},
@@ -114,13 +111,15 @@ def train_backbone(
     check_backbone(backbone)
     backbone.save(file)
     write_atomically(file.with_suffix(".png"), grid_png(generated[:64]))
+    for line in list_damaged(dataset):
+        print(line)
     return file
 
 
-def _labels(dataset: ImageDataset, rows: range) -> torch.Tensor | None:
+def _labels(dataset: ImageDataset, rows: np.ndarray) -> torch.Tensor | None:
     if dataset.labels is None:
         return None
-    return torch.from_numpy(dataset.labels[rows.start : rows.stop])
+    return torch.from_numpy(dataset.labels[rows])
 
 
 def _trainer(

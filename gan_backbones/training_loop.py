@@ -30,6 +30,7 @@ from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from gan_backbones.datasets.images import to_float
+from gan_backbones.datasets.splitting import SHARES, check_shares
 from gan_backbones.devices import computes_in_bf16
 from gan_backbones.files import write_atomically
 
@@ -57,6 +58,9 @@ class TrainingConfig:
         checkpoint_interval: iterations between checkpoints, each with checks and a sample grid.
         sample_at: further iterations that get a sample grid.
         tensorboard: also log for TensorBoard.
+        split: shares of the images for training generator, discriminator and classifier; for
+            training the judge; and held out to measure with, 10,000 at most: see
+            :func:`gan_backbones.datasets.split`. A trainer on its own trains with all images.
     """
 
     data: str | Path
@@ -70,8 +74,10 @@ class TrainingConfig:
     checkpoint_interval: int = 500
     sample_at: tuple[int, ...] = (0, 250)
     tensorboard: bool = False
+    split: tuple[float, float, float] = SHARES
 
     def __post_init__(self):
+        check_shares(self.split)
         for name in ("iterations", "batch_size", "checkpoint_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")

@@ -160,7 +160,7 @@ def _find_attributes(
     for name, (variants, _, note) in columns.items():
         if attributes is None or name in attributes:
             if attributes is not None and not variants:
-                raise ValueError(f"attributes has {name!r}; it has {note}")
+                raise ValueError(f"attributes has {name!r}, a column of {note}")
             if note:
                 notes.append(f"{name}: {note}" if variants else f"left out: {name} ({note})")
     columns = {name: column for name, column in columns.items() if column.variants}
