@@ -78,8 +78,8 @@ def test_real_images_are_nearer_than_those_of_an_untrained_generator(digits, tmp
     assert real["kid"] < run["kid"]
     assert run == {**run_job(run["job"], materials, tmp_path), "seconds": run["seconds"]}
     assert sum(map(sum, run["discriminator"]["matrix"])) == 20
-    # Images of one seed at a time, 12 a row.
-    assert iio.imread(tmp_path / "base-0.png").shape == (16, 12 * 16)
+    # Images of one seed at a time, at most 12 a row.
+    assert iio.imread(tmp_path / "base-0.png").shape == (16, 10 * 16)
 
 
 def test_the_judge_is_the_same_each_time(digits):

@@ -623,6 +623,7 @@ def test_a_plain_folder_of_emoji_with_a_table_from_elsewhere(tmp_path):
     data = EmojiFolder(tmp_path / "plain", table=tmp_path / "table" / "emoji.json")
     assert [file.stem for file in data.files] == ["1f385", "1F600"]
     assert data.labels[:, 0].tolist() == [0, 1]
+    assert data.notes == ["left out: 1 not listed in emoji.json"]
 
 
 def test_several_vendors(tmp_path):
@@ -644,6 +645,9 @@ def test_damaged_emoji_are_named(tmp_path):
     lost.unlink()
     with raises(DatasetError, f"{lost}: missing; {file} lists it"):
         EmojiFolder(tmp_path)
+    data = EmojiFolder(tmp_path, damaged="skip")
+    assert len(data) == len(data.labels) == 3
+    assert data.damaged == [f"{lost}: missing; expected an image"]
     for content in ("[{", '{"a": 1}', "[1]", '[{"image": "a.png"}]', '[{"skin_variations": 1}]'):
         file.write_text(content)
         with raises(DatasetError, f"{file}: expected "):
