@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save
@@ -21,7 +22,15 @@ from gan_backbones.calibration import fit_platt, rescale
 from gan_backbones.checks import check_backbone
 from gan_backbones.classifier_training import train_classifier
 from gan_backbones.cvae_training import CVAEConfig, CVAETrainer
-from gan_backbones.datasets import DatasetError, ImageDataset, open_dataset, to_float
+from gan_backbones.datasets import (
+    DatasetError,
+    ImageDataset,
+    describe,
+    list_damaged,
+    open_dataset,
+    split,
+    to_float,
+)
 from gan_backbones.devices import computes_in_bf16, plain_mode
 from gan_backbones.evaluation import evaluate_backbone, generate
 from gan_backbones.files import read_safetensors, write_atomically
@@ -49,21 +58,6 @@ ADVERSARY = 3.0
 """How far the classifier's training images are pushed, of a Euclidean norm of about 83."""
 
 ROLES = (Classifier, Judge)
-
-
-def split(count: int) -> dict[str, range]:
-    """Which images train what, in file order.
-
-    ``held_out``: the last fifth, at most 10,000, seen by no network. ``judge``: a quarter of the
-    others. ``train``: the rest, for GAN and classifier.
-    """
-    held_out = count - min(10_000, count // 5)
-    judge = held_out - held_out // 4
-    return {
-        "train": range(judge),
-        "judge": range(judge, held_out),
-        "held_out": range(held_out, count),
-    }
 
 
 def train_backbone(
@@ -95,13 +89,16 @@ def train_backbone(
         BackboneError: the result breaks the contract of a backbone.
     """
     dataset = open_dataset(config.data, config.image_size, config.channels)
-    parts = split(len(dataset))
+    parts = split(dataset, config.split, config.seed)
     file = Path(config.out) / f"{name}.safetensors"
     known = {
         "name": name,
         **(card or {}),
         "images": {part: len(rows) for part, rows in parts.items()},
-        "gan" if isinstance(config, GANConfig) else "cvae": config.settings(),
+        "split": {"shares": list(config.split), "seed": config.seed},
+        "gan" if isinstance(config, GANConfig) else "cvae": {
+            key: value for key, value in config.settings().items() if key != "split"
+        },
     }
     check_output(config, name)
     is_main = Accelerator().is_main_process
@@ -110,6 +107,8 @@ def train_backbone(
             if is_main:
                 print(f"{file} is finished; delete the file to make it again", file=sys.stderr)
             return file
+        if is_main:
+            print("\n".join(describe(dataset, parts)))
         check_training(config, dataset, parts)
         _train_all(config, dataset, parts, file, known)
     return file
@@ -153,7 +152,7 @@ def is_finished(file: Path, known: dict[str, Any]) -> bool:
         found = Backbone.read(file).card
     except BackboneError as error:
         raise ValueError(f"{error}: choose another name, or move the file") from None
-    compared = ("data", "images", "gan", "cvae")
+    compared = ("data", "images", "split", "gan", "cvae")
     ours, theirs = (
         _flatten({key: card[key] for key in compared if key in card})
         for card in (json.loads(json.dumps(known)), found)
@@ -171,7 +170,7 @@ def is_finished(file: Path, known: dict[str, Any]) -> bool:
     return True
 
 
-def check_training(config: TrainingConfig, dataset: ImageDataset, parts: dict[str, range]) -> None:
+def check_training(config: TrainingConfig, dataset: ImageDataset, parts: dict[str, np.ndarray]) -> None:
     """Check, before the first step, what all stages of the training will need.
 
     Raises:
@@ -228,7 +227,7 @@ def check_training(config: TrainingConfig, dataset: ImageDataset, parts: dict[st
 def _train_all(
     config: TrainingConfig,
     dataset: ImageDataset,
-    parts: dict[str, range],
+    parts: dict[str, np.ndarray],
     file: Path,
     known: dict[str, Any],
 ) -> None:
@@ -275,6 +274,8 @@ def _train_all(
     check_backbone(backbone)
     write_atomically(file.with_suffix(".png"), grid_png(generated[:64]))
     backbone.save(file)  # at last: once the file is there, the training is finished
+    for line in list_damaged(dataset):
+        print(line)
 
 
 def _flatten(card: dict[str, Any]) -> dict[str, Any]:
@@ -286,10 +287,10 @@ def _flatten(card: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _labels(dataset: ImageDataset, rows: range) -> torch.Tensor | None:
+def _labels(dataset: ImageDataset, rows: np.ndarray) -> torch.Tensor | None:
     if dataset.labels is None:
         return None
-    return torch.from_numpy(dataset.labels[rows.start : rows.stop])
+    return torch.from_numpy(dataset.labels[rows])
 
 
 def _trainer(

@@ -32,6 +32,7 @@ from torch import nn
 from torchvision.utils import make_grid, save_image
 
 from gan_backbones.datasets.images import to_float
+from gan_backbones.datasets.splitting import SHARES, check_shares
 from gan_backbones.devices import computes_in_bf16, plain_mode
 from gan_backbones.files import write_atomically
 from gan_backbones.locks import folder_lock
@@ -67,6 +68,9 @@ class TrainingConfig:
         checkpoint_interval: iterations between checkpoints, each with checks and a sample grid.
         sample_at: further iterations that get a sample grid.
         tensorboard: also log for TensorBoard.
+        split: shares of the images for training generator, discriminator and classifier; for
+            training the judge; and held out to measure with, 10,000 at most: see
+            :func:`gan_backbones.datasets.split`. A trainer on its own trains with all images.
 
     Raises:
         ValueError: a setting of the wrong type or out of range.
@@ -83,9 +87,11 @@ class TrainingConfig:
     checkpoint_interval: PositiveInt = 500
     sample_at: tuple[NonNegativeInt, ...] = (0, 250)
     tensorboard: bool = False
+    split: tuple[float, float, float] = SHARES
 
     def __post_init__(self):
         check_fields(self)
+        check_shares(self.split)
 
     def settings(self) -> dict[str, Any]:
         """Return all settings that may not change when resuming, as plain JSON data."""

@@ -70,6 +70,7 @@ def test_labelled_images_give_all_four_networks(tmp_path, faces, changes):
     assert list(backbone.networks) == ["generator", "discriminator", "classifier", "judge"]
     assert backbone.card["by"] == "me"
     assert backbone.card["images"] == {"train": 42, "judge": 14, "held_out": 14}
+    assert backbone.card["split"] == {"shares": [0.6, 0.2, 0.2], "seed": 3}
     cost = backbone.card["cost"]["generator"]
     assert cost["parameters"] == sum(p.numel() for p in backbone.generator.parameters())
     assert backbone.card["gan"]["objective"] == changes.get("objective", "relativistic")
@@ -107,11 +108,32 @@ def test_the_discriminator_is_calibrated(tmp_path, faces, monkeypatch):
     """A probability: on images it has not seen, its mean is the share of real ones."""
     monkeypatch.setattr(training, "evaluate_backbone", lambda *_: {})
     backbone = load(train_backbone(replace(GAN, data=faces, out=tmp_path), "tiny"))
-    images = training.open_dataset(faces, 16).images(training.split(70)["judge"])
+    data = training.open_dataset(faces, 16)
+    images = data.images(training.split(data, seed=GAN.seed)["judge"])
     latents = torch.randn(14, 6, generator=torch.Generator().manual_seed(3))
     generated = generate(backbone.generator, latents)
     scores = torch.sigmoid(backbone.discriminator(torch.cat([to_float(images), generated])))
     assert scores.mean().item() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_training_tells_what_it_trains_with(tmp_path, faces, capsys):
+    data = tmp_path / "faces"
+    shutil.copytree(faces, data)
+    damaged = data / "0" / "000005.png"
+    damaged.write_bytes(b"damaged")
+    arguments = ["train-backbone", "--data", f"{data}?damaged=skip;attributes=hair,glasses"]
+    arguments += ["--features", "4", "--image-size", "16", "--iterations", "2", "--batch-size", "8"]
+    main([*arguments, "--split", "0.5", "0.25", "0.25", "--out", str(tmp_path), "--name", "tiny"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "69 images: 35 for training, 17 for the judge's training, 17 held out",
+        "left out: 1 damaged",
+    ]
+    assert lines[2].startswith("hair (5 variants): shortFlat ")
+    assert lines[lines.index("left out, as they are damaged: 1") + 1].startswith(f"{damaged}: ")
+    card = load(tmp_path / "tiny.safetensors").card
+    assert card["images"] == {"train": 35, "judge": 17, "held_out": 17}
+    assert card["split"]["shares"] == [0.5, 0.25, 0.25]
 
 
 def test_the_command_line_makes_backbones_of_both_kinds(tmp_path, faces, capsys):
@@ -364,6 +386,7 @@ def test_figures_are_written_into_a_new_folder(tmp_path, faces, capsys):
         (["--batch-size", "43"], "the held-out part 14; allowed: at most 42"),
         (["--kind", "cvae", "--objective", "bce"], "objective is 'bce'; a conditional VAE has no"),
         (["--data", "mnist:nowhere"], "nowhere"),
+        (["--split", "0.8", "0.1", "0.2"], "split is (0.8, 0.1, 0.2); expected three positive"),
     ],
 )
 def test_a_wrong_setting_is_one_line(tmp_path, faces, options, message):

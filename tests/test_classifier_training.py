@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gan_backbones import AttributeSchema
 from gan_backbones.classifier_training import (
@@ -13,7 +11,6 @@ from gan_backbones.classifier_training import (
 )
 from gan_backbones.datasets.cartoon_set import to_float
 from gan_backbones.networks import Classifier, Judge
-from gan_backbones.training import split
 
 SCHEMA = AttributeSchema({"red": ["little", "some", "much"], "blue": ["little", "much"]})
 
@@ -86,25 +83,6 @@ def test_loss_is_the_mean_cross_entropy():
 def test_predict_attributes():
     logits = torch.tensor([[0.0, 2.0, 1.0, 5.0, 4.0], [-1.0, -3.0, -2.0, 0.0, 0.1]])
     assert predict_attributes(logits, SCHEMA).tolist() == [[1, 0], [0, 1]]
-
-
-# Which images train what --------------------------------------------------------------------------
-
-
-@given(st.integers(0, 200_000))
-def test_split_is_disjoint_and_complete(count):
-    parts = split(count)
-    assert list(parts) == ["train", "judge", "held_out"]
-    ends = [0, *(part.stop for part in parts.values())]
-    assert [part.start for part in parts.values()] == ends[:-1]
-    assert ends[-1] == count == sum(map(len, parts.values()))
-    assert len(parts["held_out"]) == min(10_000, count // 5)
-    assert len(parts["judge"]) == (count - len(parts["held_out"])) // 4
-
-
-def test_split_of_the_cartoon_set():
-    sizes = {name: len(part) for name, part in split(100_000).items()}
-    assert sizes == {"train": 67_500, "judge": 22_500, "held_out": 10_000}
 
 
 def test_a_push_goes_uphill_and_no_farther_than_asked():

@@ -67,7 +67,8 @@ def test_ablation_goes_on_where_it_was(digits, tmp_path, capsys, monkeypatch):
 def test_real_images_are_nearer_than_those_of_an_untrained_generator(digits, tmp_path):
     materials = prepare(digits, 16, 24, 8, seed=0)
     assert materials.train.shape == (24, 1, 16, 16)
-    assert len(materials.judged) == len(materials.held_out) == 12
+    assert len(materials.judged) == 12
+    assert len(materials.held_out) == 10  # MNIST's own test images
     job = {"label": REAL, "seed": 0, "config": None}
     real = run_job(job, materials, tmp_path)
     config = {**BASE, "iterations": 2, "batch_size": 8, "latent_dim": 4}
@@ -76,9 +77,9 @@ def test_real_images_are_nearer_than_those_of_an_untrained_generator(digits, tmp
     assert real["fd_classifier"] < run["fd_classifier"]
     assert real["kid"] < run["kid"]
     assert run == {**run_job(run["job"], materials, tmp_path), "seconds": run["seconds"]}
-    assert sum(map(sum, run["discriminator"]["matrix"])) == 24
-    # Images of one seed at a time, 12 a row.
-    assert iio.imread(tmp_path / "base-0.png").shape == (16, 12 * 16)
+    assert sum(map(sum, run["discriminator"]["matrix"])) == 20
+    # Images of one seed at a time, at most 12 a row.
+    assert iio.imread(tmp_path / "base-0.png").shape == (16, 10 * 16)
 
 
 def test_the_judge_is_the_same_each_time(digits):

@@ -11,6 +11,8 @@ from gan_backbones.datasets.folders import AttributeTable, ImageFolder
 from gan_backbones.datasets.images import DatasetError, ImageDataset, read_image, to_float
 from gan_backbones.datasets.mnist import MNIST, FashionMNIST
 from gan_backbones.datasets.opening import open_dataset
+from gan_backbones.datasets.splitting import find_held_out, split
+from gan_backbones.datasets.summary import describe, list_damaged
 
 __all__ = [
     "MNIST",
@@ -22,8 +24,12 @@ __all__ = [
     "FashionMNIST",
     "ImageDataset",
     "ImageFolder",
+    "describe",
+    "find_held_out",
+    "list_damaged",
     "open_dataset",
     "read_image",
     "render_cartoon_faces",
+    "split",
     "to_float",
 ]

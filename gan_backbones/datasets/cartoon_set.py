@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gan_backbones.datasets.images import DatasetError, ImageFiles, find_images, to_float
+from gan_backbones.datasets.images import (
+    DatasetError,
+    ImageFiles,
+    find_images,
+    note_left_out,
+    to_float,
+)
 from gan_backbones.schema import AttributeSchema
 
 __all__ = ["CartoonSet", "DatasetError", "read_schema", "to_float"]
@@ -54,7 +60,7 @@ class CartoonSet(ImageFiles):
         self.root = Path(root)
         if not self.root.is_dir():
             raise DatasetError(f"{self.root}: no such folder")
-        found, notes = find_images(self.root, (".png",), ignored=(".csv", ".json"))
+        found, left_out = find_images(self.root, (".png",), ignored=(".csv", ".json"))
         if not found:
             raise DatasetError(f"{self.root}: expected *.png images with a .csv each, found none")
         reference = self.root / "schema.json"  # what every CSV must agree with
@@ -83,7 +89,7 @@ class CartoonSet(ImageFiles):
             schema,
             np.array(labels),
             attributes,
-            notes,
+            note_left_out(left_out),
             background,
             damaged,
             problems,
@@ -99,7 +105,7 @@ class _Row(NamedTuple):
 def _read_rows(file: Path) -> dict[str, _Row]:
     """A CSV's attributes by name, in order."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DatasetError(f"{file}: missing; expected the PNG's attributes") from None
     except UnicodeDecodeError:
@@ -138,7 +144,7 @@ def read_schema(file: Path) -> AttributeSchema:
         DatasetError: it is damaged.
     """
     try:
-        return AttributeSchema.from_json(file.read_text(encoding="utf-8"))
+        return AttributeSchema.from_json(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DatasetError(f"{file}: {error}") from None
 

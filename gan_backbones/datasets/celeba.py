@@ -32,7 +32,8 @@ class CelebA(ImageFiles):
         channels: 3 for RGB, 1 for grey.
         download: fetch the files first where they are missing, through torchvision, which needs
             the package gdown for it.
-        damaged: ``"error"``, or ``"skip"`` to leave damaged images out; see `ImageFiles`.
+        damaged: ``"error"``, or ``"skip"`` to leave damaged and missing images out; see
+            `ImageFiles`.
 
     Raises:
         DatasetError: a file is missing or damaged, or cannot be downloaded.
@@ -72,7 +73,8 @@ class CelebA(ImageFiles):
             if not rows:
                 raise DatasetError(f"{partition_file}: expected images of {split!r}, found none")
         present = {file.name for file in images.iterdir()}
-        if missing := next((name for name in rows if name not in present), None):
+        missing = next((name for name in rows if name not in present), None)
+        if damaged != "skip" and missing:
             raise DatasetError(f"{images / missing}: missing; expected an image")
         schema = AttributeSchema({name: VARIANTS for name in names})
         files = [images / name for name in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class EmojiFolder(ImageFiles):
         channels: 3 for RGB, 1 for grey.
         attributes: as for all data sets; here there is one.
         background: colour behind transparent images: a name (``"white"``) or ``"#rrggbb"``.
-        damaged: ``"error"``, or ``"skip"`` to leave damaged images out; see `ImageFiles`.
+        damaged: ``"error"``, or ``"skip"`` to leave damaged and missing images out; see
+            `ImageFiles`.
 
     Raises:
         DatasetError: the table is missing or damaged; an image that it lists is missing.
@@ -58,15 +60,15 @@ class EmojiFolder(ImageFiles):
         path = Path(table) if table is not None else self.root / TABLE
         entries = read_emoji_table(path)
         folder = _vendor_folder(self.root, vendor)
-        notes: list[str] = []
+        left_out: Counter[str] = Counter()
         if folder is not None:
             entries = [e for e in entries if e.get(f"has_img_{folder.parent.name}")]
             files = {e["image"]: folder / e["image"] for e in entries}
             for file in files.values():
-                if not file.is_file():
+                if damaged != "skip" and not file.is_file():
                     raise DatasetError(f"{file}: missing; {path} lists it")
         else:
-            found, notes = some_images(self.root)
+            found, left_out = some_images(self.root)
             by_code = {file.stem.lower(): file for file in found}
             files = {e["image"]: by_code.get(Path(e["image"]).stem.lower()) for e in entries}
         entries = [e for e in entries if files.get(e["image"]) is not None]
@@ -76,7 +78,7 @@ class EmojiFolder(ImageFiles):
                 "(such as 1f600.png), found none"
             )
         if folder is None:
-            notes += note_left_out({f"not listed in {path.name}": len(by_code) - len(entries)})
+            left_out[f"not listed in {path.name}"] = len(by_code) - len(entries)
         attribute = "category"
         if category is not None:
             entries, attribute = _of_category(entries, category), "subcategory"
@@ -88,7 +90,7 @@ class EmojiFolder(ImageFiles):
             AttributeSchema({attribute: variants}),
             np.array([[variants.index(e[attribute])] for e in entries]),
             attributes,
-            notes,
+            note_left_out(left_out),
             background,
             damaged,
         )
@@ -103,7 +105,7 @@ def read_emoji_table(path: Path) -> list[dict[str, Any]]:
         DatasetError: the table is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DatasetError(f"{path}: missing; expected emoji-datasource's table") from None
     except ValueError as error:  # not JSON, or not UTF-8

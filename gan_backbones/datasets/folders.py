@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,9 +45,14 @@ class ImageFolder(ImageFiles):
         damaged: str = "error",
     ):
         self.root = Path(root)
-        files, notes = some_images(root)
+        files, left_out = some_images(root)
         super().__init__(
-            files, image_size, channels, notes=notes, background=background, damaged=damaged
+            files,
+            image_size,
+            channels,
+            notes=note_left_out(left_out),
+            background=background,
+            damaged=damaged,
         )
 
 
@@ -104,7 +110,8 @@ class AttributeTable(ImageFiles):
         self.root = Path(root)
         path = self.root / table
         names, rows = read_table(path)
-        files, notes = _find_files(path, self.root, rows, missing_ok=damaged == "skip")
+        files, left_out = _find_files(path, self.root, rows, missing_ok=damaged == "skip")
+        notes = note_left_out(left_out)
         schema_file = path.with_name("schema.json")
         if schema_file.exists():
             schema, labels = _read_labels(path, names, rows, schema_file)
@@ -116,25 +123,25 @@ class AttributeTable(ImageFiles):
         )
 
 
-def some_images(root: str | Path) -> tuple[list[Path], list[str]]:
-    """The images in a folder, and a note on the files left out; see `find_images`.
+def some_images(root: str | Path) -> tuple[list[Path], Counter[str]]:
+    """The images in a folder, and how many other files there are; see `find_images`.
 
     Raises:
         DatasetError: no such folder, or no images in it.
     """
     if not Path(root).is_dir():
         raise DatasetError(f"{root}: no such folder")
-    files, notes = find_images(root)
+    files, left_out = find_images(root)
     if not files:
         raise DatasetError(f"{root}: expected images ({', '.join(ENDINGS)}), found none")
-    return files, notes
+    return files, left_out
 
 
 def _find_files(
     table: Path, root: Path, rows: dict[int, list[str]], missing_ok: bool
-) -> tuple[list[Path], list[str]]:
-    """The files that a table lists, and notes on the others."""
-    found, notes = find_images(root, ignored=(table.suffix.lower(), ".json"))
+) -> tuple[list[Path], Counter[str]]:
+    """The files that a table lists, and how many others there are of each kind."""
+    found, left_out = find_images(root, ignored=(table.suffix.lower(), ".json"))
     by_name = {normalize(file.relative_to(root).as_posix()): file for file in found}
     files = []
     for line, (name, *_) in rows.items():
@@ -144,8 +151,8 @@ def _find_files(
         if not (missing_ok or file.is_file()):
             raise DatasetError(f"{table}, line {line}: {file} is missing")
         files.append(file)
-    unlisted = len(set(found).difference(files))
-    return files, notes + note_left_out({f"not listed in {table.name}": unlisted})
+    left_out[f"not listed in {table.name}"] = len(set(found).difference(files))
+    return files, left_out
 
 
 def _find_attributes(
@@ -160,7 +167,7 @@ def _find_attributes(
     for name, (variants, _, note) in columns.items():
         if attributes is None or name in attributes:
             if attributes is not None and not variants:
-                raise ValueError(f"attributes has {name!r}; it has {note}")
+                raise ValueError(f"attributes has {name!r}, a column of {note}")
             if note:
                 notes.append(f"{name}: {note}" if variants else f"left out: {name} ({note})")
     columns = {name: column for name, column in columns.items() if column.variants}

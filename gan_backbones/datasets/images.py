@@ -91,21 +91,12 @@ class ImageDataset(Dataset):
         check_format(image_size, channels)
         self.image_size = image_size
         self.channels = channels
-        self.notes = [printable(note) for note in notes]
-        self.damaged: list[str] = []
-        self.test_rows: np.ndarray | None = None
         if attributes is not None:
             schema, labels = _choose(schema, labels, attributes)
-        if schema is not None and 1 in schema.sizes:
-            single = [
-                name for name, size in zip(schema.names, schema.sizes, strict=True) if size == 1
-            ]
-            self.notes += [
-                printable(f"left out: {name} (its only variant is {schema.variants[name][0]!r})")
-                for name in single
-            ]
-            several = [name for name in schema.names if name not in single]
-            schema, labels = _choose(schema, labels, several) if several else (None, None)
+        schema, labels, left_out = _drop_single_variants(schema, labels)
+        self.notes = [printable(note) for note in (*notes, *left_out)]
+        self.damaged: list[str] = []
+        self.test_rows: np.ndarray | None = None
         self.schema = schema
         self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
 
@@ -277,7 +268,7 @@ def read_image(
 
 def find_images(
     root: str | Path, endings: Iterable[str] = tuple(ENDINGS), ignored: Iterable[str] = ()
-) -> tuple[list[Path], list[str]]:
+) -> tuple[list[Path], Counter[str]]:
     """Find the image files in a folder and its sub-folders.
 
     Symbolic links are followed, as torchvision's ImageFolder does; a folder that can be reached in
@@ -286,11 +277,11 @@ def find_images(
     Args:
         root: the folder.
         endings: endings of the files to find, in lower case.
-        ignored: endings of files that the note does not count.
+        ignored: endings of other files that are not counted.
 
     Returns:
-        The files, sorted, and a list of no or one note: ``left out: 3 .txt, 1 hidden``. A hidden
-        folder counts once.
+        The files, sorted, and how many others there are of each kind: an ending, ``"hidden"`` (a
+        hidden folder counts once) or ``"broken link"``.
 
     Raises:
         DatasetError: a folder that cannot be read.
@@ -320,7 +311,7 @@ def find_images(
                 left_out["broken link"] += 1
     for ending in ignored:
         del left_out[ending]
-    return sorted(files), note_left_out(left_out)
+    return sorted(files), left_out
 
 
 def note_left_out(kinds: Mapping[str, int]) -> list[str]:
@@ -374,6 +365,20 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         opaque = np.where(grey == transparent, 0, 255).astype(np.uint8)
         scaled.putalpha(Image.fromarray(opaque))
     return scaled
+
+
+def _drop_single_variants(
+    schema: AttributeSchema | None, labels: np.ndarray | None
+) -> tuple[AttributeSchema | None, np.ndarray | None, list[str]]:
+    """Schema and labels of the attributes that can be edited, and notes on the others."""
+    if schema is None:
+        return None, None, []
+    single = [name for name, variants in schema.variants.items() if len(variants) == 1]
+    notes = [
+        f"left out: {name} (its only variant is {schema.variants[name][0]!r})" for name in single
+    ]
+    several = [name for name in schema.names if name not in single]
+    return *(_choose(schema, labels, several) if several else (None, None)), notes
 
 
 def _all_damaged(errors: Sequence[str]) -> DatasetError:

@@ -13,11 +13,11 @@ import tyro
 
 from gan_backbones import GANConfig, load
 from gan_backbones.cvae_training import CVAEConfig
-from gan_backbones.datasets import open_dataset, render_cartoon_faces
+from gan_backbones.datasets import find_held_out, open_dataset, render_cartoon_faces
 from gan_backbones.evaluation import NEIGHBOURS, evaluate_backbone
 from gan_backbones.files import check_output_file, write_json
 from gan_backbones.networks import cost
-from gan_backbones.training import check_output, split
+from gan_backbones.training import check_output
 from gan_backbones.training import train_backbone as run_training
 from latentgym.cli.arguments import check_seed
 
@@ -91,7 +91,7 @@ def benchmark_backbone(
     """Measure a backbone on held-out images: accuracies, agreement, dropped modes, precision.
 
     Args:
-        data: the images it was trained on; their last fifth is held out.
+        data: the images it was trained on; those that its model card names as held out are used.
         backbone: name or path.
         out: also write the figures to this JSON file.
         seed: of the generated images.
@@ -104,10 +104,15 @@ def benchmark_backbone(
     dataset = open_dataset(data, config["image_size"], config["channels"])
     if dataset.schema != loaded.schema:
         raise ValueError(f"data has {dataset.schema}; the backbone has {loaded.schema}")
-    rows = split(len(dataset))["held_out"]
-    labels = None
-    if dataset.labels is not None:
-        labels = torch.from_numpy(dataset.labels[rows.start : rows.stop])
+    known = sum(loaded.card.get("images", {}).values())
+    if known not in (0, len(dataset)):
+        print(
+            f"warning: data has {len(dataset):,} images, the backbone was made with {known:,}: if "
+            "they are the same in part, some may be ones that it was trained with",
+            file=sys.stderr,
+        )
+    rows = find_held_out(dataset, loaded.card)
+    labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[rows])
     figures = evaluate_backbone(loaded, dataset.images(rows), labels, seed)
     _print_figures(figures)
     if out is not None:

@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 
 from gan_backbones.calibration import fit_platt
 from gan_backbones.classifier_training import predict_attributes, train_classifier
-from gan_backbones.datasets import DatasetError, open_dataset, to_float
+from gan_backbones.datasets import DatasetError, open_dataset, split, to_float
 from gan_backbones.files import check_output_file, write_atomically
 from gan_backbones.gan_training import GANConfig, GANTrainer
 from gan_backbones.locks import folder_lock
@@ -29,7 +29,6 @@ from gan_backbones.metrics import (
     precision_recall,
 )
 from gan_backbones.networks import Judge, bake
-from gan_backbones.training import split
 from gan_backbones.training_loop import build
 from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.pictures import save_rows
@@ -101,8 +100,8 @@ def benchmark_gan_ablation(
     Interrupted, the same command goes on.
 
     Args:
-        data: labelled images: a folder or READER:FOLDER. Their last fifth is compared with, and
-            a quarter of the others trains the judge; the GANs see neither.
+        data: labelled images: a folder or READER:FOLDER. A fifth of them, drawn by the seed, is
+            compared with, and another fifth trains the judge; the GANs see neither.
         variants: those to run.
         image_size: side of the images in pixels.
         images: how many the GANs are trained on, at most.
@@ -168,7 +167,7 @@ def prepare(data: str, image_size: int, images: int, batch_size: int, seed: int)
     dataset = open_dataset(data, image_size)
     if dataset.schema is None:
         raise DatasetError(f"{data}: the judge needs images with attributes")
-    parts = split(len(dataset))
+    parts = split(dataset, seed=seed)
     rows = {**parts, "train": parts["train"][:images]}
     pixels = {part: dataset.images(rows[part], f"reading {part} images") for part in rows}
     labels = {part: torch.from_numpy(dataset.labels[rows[part]]) for part in rows}
