@@ -32,8 +32,8 @@ class CVAEConfig(TrainingConfig):
         features: width of recognition and generation network.
         discriminator_features: width of the discriminator.
         learning_rate: of both Adam optimisers; decays to a tenth along a cosine.
-        scale: standard deviation of a pixel given latent and label: the smaller, the sharper the
-            images and the less like N(0, I) the latents.
+        scale: standard deviation of a pixel given latent and label. The smaller it is, the sharper
+            and more varied the images, and the fewer of them match their label.
         penalty: gamma of the discriminator's R1 and R2.
         penalty_interval: apply it every so many iterations, that much stronger.
 
@@ -45,7 +45,7 @@ class CVAEConfig(TrainingConfig):
     features: PositiveInt = 32
     discriminator_features: PositiveInt = 32
     learning_rate: PositiveFloat = 3e-4
-    scale: PositiveFloat = 0.5
+    scale: PositiveFloat = 1.0
     penalty: NonNegativeFloat = 2.0
     penalty_interval: PositiveInt = 2
 

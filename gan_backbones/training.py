@@ -170,7 +170,9 @@ def is_finished(file: Path, known: dict[str, Any]) -> bool:
     return True
 
 
-def check_training(config: TrainingConfig, dataset: ImageDataset, parts: dict[str, np.ndarray]) -> None:
+def check_training(
+    config: TrainingConfig, dataset: ImageDataset, parts: dict[str, np.ndarray]
+) -> None:
     """Check, before the first step, what all stages of the training will need.
 
     Raises:

@@ -438,7 +438,7 @@ def test_the_vae_resumes_bit_for_bit(tmp_path):
     vae(tmp_path / "halves", iterations=4).train()
     whole, halves = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "halves")
     assert torch.equal(weights(halves["networks"]), weights(whole["networks"]))
-    with pytest.raises(ValueError, match=r"\(scale 0\.5 -> 0\.4\)"):
+    with pytest.raises(ValueError, match=r"\(scale 1\.0 -> 0\.4\)"):
         vae(tmp_path / "halves", iterations=4, scale=0.4).train()
 
 

@@ -22,7 +22,7 @@ def bars(count, seed):
 @pytest.fixture(scope="module")
 def trained():
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(1)
         vae = ConditionalVAE(3, 2, 8, 1, SIDE)
     images, labels = bars(512, seed=0)
     optimiser = torch.optim.Adam(vae.parameters(), 3e-3)

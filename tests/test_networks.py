@@ -370,13 +370,15 @@ def test_cost_by_hand():
     assert upconv.multiply_adds == first + 9 * 8 * 4 * 8**2 + 9 * 4 * 3 * 16**2
     assert upconv.parameters == first + 9 * 8 * 4 + 9 * 4 * 3 + 3 + 2 * (8 + 4)
 
-    # Encoder like the discriminator's first two layers, of a grey image; two linear layers; decoder
-    # like the generator with the label beside the latent.
+    # Encoder like the discriminator's first two layers, of a grey image; two linear layers; the
+    # code's prior mean, for encoder and decoder; decoder like the generator with the label beside
+    # the code.
     vae = cost(ConditionalVAE(7, 5, 4, 1, 16))
     encoder = 16 * 4 * 8**2 + 16 * 4 * 8 * 4**2
     linear = (16 * 8 + 7) * 16 + 16 * 10
     decoder = 16 * (5 + 7) * 8 + 16 * 8 * 4 * 4**2 + 16 * 4 * 8**2
-    assert vae.multiply_adds == encoder + linear + decoder
+    prior_mean = 7 * 16 + 16 * 5
+    assert vae.multiply_adds == encoder + linear + 2 * prior_mean + decoder
 
 
 def test_cost_of_a_residual_network():

@@ -1,7 +1,11 @@
 """A conditional variational autoencoder (Sohn, Lee and Yan 2015) on DCGAN's layers.
 
-The label says *what* is in the image, the latent only *how* it looks: so the latent's prior is
-N(0, I) for every label, and any latent may be decoded under any label.
+The label says *what* is in the image, the latent *how* it looks: the latent's prior is N(0, I) for
+every label, and any latent may be decoded under any label.
+
+As in that paper, the image is decoded from a code whose prior depends on the label: N(mean, I), the
+mean learned. The latent is the code less that mean. With one prior for all labels, the code also
+learns to say what is in the image, and the decoder ignores the label.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ class ConditionalGenerator(nn.Module):
         image_size: side of the image in pixels.
 
     Attributes:
+        layers: DCGAN's layers, from code and label to image.
+        prior_mean: from labels to means of the code's prior, ``[N, latent_dim]``.
         label: buffer ``[outputs]``, the one-hot label of all images when a call brings none.
             Environments edit latents under it; ``Backbone.condition`` sets it. Zeros at first,
             which is no label seen in training.
@@ -58,6 +64,9 @@ class ConditionalGenerator(nn.Module):
         # network learns to put what is in the image into the latent, and it stays there.
         with torch.no_grad():
             self.layers[0].weight[latent_dim:].mul_(latent_dim**0.5)
+        self.prior_mean = nn.Sequential(
+            nn.Linear(outputs, 4 * features), nn.LeakyReLU(0.2), nn.Linear(4 * features, latent_dim)
+        )
         self.register_buffer("label", torch.zeros(outputs))
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -72,7 +81,8 @@ class ConditionalGenerator(nn.Module):
         """
         if labels is None:
             labels = self.label.expand(len(latents), -1)
-        return self.layers(torch.cat([latents, labels], dim=1)[:, :, None, None])
+        codes = latents + self.prior_mean(labels)
+        return self.layers(torch.cat([codes, labels], dim=1)[:, :, None, None])
 
 
 class ConditionalVAE(nn.Module):
@@ -138,7 +148,7 @@ class ConditionalVAE(nn.Module):
             Its mean and the logarithm of its variances, ``[N, latent_dim]`` each.
         """
         mean, log_variance = self.head(torch.cat([self.layers(images), labels], dim=1)).chunk(2, 1)
-        return mean, log_variance
+        return mean - self.decoder.prior_mean(labels), log_variance
 
     def forward(
         self, images: torch.Tensor, labels: torch.Tensor, rng: torch.Generator | None = None

@@ -28,7 +28,7 @@ def train_backbone(
     name: str = "backbone",
     faces: int = 0,
     features: int | None = None,
-    scale: float = 0.5,
+    scale: float = CVAEConfig.scale,
 ) -> None:
     """Train a generator, and what judges its images, on a folder of images; write a backbone.
 
@@ -42,7 +42,8 @@ def train_backbone(
         name: name of the backbone and its file.
         faces: first render that many cartoon faces into `data`; 0: use what is there.
         features: width of both networks, instead of naming each.
-        scale: of the conditional VAE: a pixel's standard deviation given latent and label.
+        scale: standard deviation of a pixel given latent and label, for `cvae`. Smaller: sharper
+            and more varied images, of which fewer match their label.
     """
     if features is not None:
         if features < 1:
