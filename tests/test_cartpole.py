@@ -497,6 +497,10 @@ def test_bad_reset_masks(mask, error):
     [
         ([1], "options is [1]; expected a dict"),
         ({"low": 1, "high": 0}, "options['low'] is 1.0; it must not be above options['high'], 0.0"),
+        (
+            {"low": -1e308, "high": 1e308},
+            "options['low'] is -1e+308 and options['high'] 1e+308: too far apart",
+        ),
         ({"low": 0.1}, "options['low'] is 0.1; it must not be above options['high'], 0.05"),
         *(
             ({"high": bound}, f"options['high'] is {bound!r}; expected a finite number")
@@ -834,6 +838,15 @@ def test_pictures_are_gymnasiums(id):
     assert make_vec(id).render() is None
     with pytest.raises(gym.error.ResetNeeded, match=r"^call reset before render$"):
         make_vec(id, render_mode="rgb_array").render()
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_cart_far_away_is_not_seen(id):
+    options = {"render_mode": "rgb_array", "disable_env_checker": True}
+    env, other = (make(id, **options) for _ in range(2))
+    env.reset(seed=0, options={"low": 1e6, "high": 1e6})
+    other.reset(seed=0, options={"low": 20, "high": 20})
+    np.testing.assert_array_equal(env.render(), other.render())
 
 
 @pytest.mark.parametrize("id", IDS)

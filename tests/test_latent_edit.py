@@ -481,6 +481,8 @@ def test_reset_takes_a_start_and_a_target(make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"latent": "zero"}, "options['latent'] is 'zero'; expected numbers"),
+        ({"latent": [[0.0], 1.0]}, "options['latent'] is [[0.0], 1.0]; expected numbers"),
         ({"latent": [0.0] * 7}, "options['latent'] has shape (7,); expected (1, 8) or (8,)"),
         (
             {"latent": [0.0] * 7 + [2.6]},

@@ -425,7 +425,10 @@ class Drawing:
         if painter.screen is None:  # Gymnasium would initialize a display
             size = (painter.screen_width, painter.screen_height)
             painter.screen = load_pygame().Surface(size, depth=32)
-        painter.x_threshold, painter.length, painter.state = env.x_threshold, env.length, state
+        painter.x_threshold, painter.length = env.x_threshold, env.length
+        # Farther out the cart is not seen anyway, and pygame cannot count so many pixels.
+        position = np.clip(state[0], -10 * env.x_threshold, 10 * env.x_threshold)
+        painter.state = (position, *state[1:])
         painter.render()
         return painter.screen
 

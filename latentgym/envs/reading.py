@@ -82,6 +82,8 @@ def read_bounds(options: Mapping[str, Any], low: float, high: float) -> tuple[fl
         if not (isinstance(bound, Real) and math.isfinite(bound)):
             raise ValueError(f"options[{key!r}] is {one_line(bound)}; expected a finite number")
     low, high = (float(bound) for bound in bounds.values())
+    if not math.isfinite(high - low):
+        raise ValueError(f"options['low'] is {low} and options['high'] {high}: too far apart")
     if low > high:
         raise ValueError(f"options['low'] is {low}; it must not be above options['high'], {high}")
     return low, high
@@ -112,7 +114,12 @@ def read_options(
 
 
 def _read_latents(core: EditCore, latent: Any, count: int) -> np.ndarray:
-    latents = np.asarray(latent, dtype=np.float32)
+    if isinstance(latent, torch.Tensor):
+        latent = latent.detach().cpu()
+    try:
+        latents = np.asarray(latent, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"options['latent'] is {one_line(latent)}; expected numbers") from None
     shape = (count, core.backbone.latent_dim)
     if latents.shape not in (shape, shape[1:]):
         raise ValueError(
