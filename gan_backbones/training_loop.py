@@ -68,9 +68,9 @@ class TrainingConfig:
         checkpoint_interval: iterations between checkpoints, each with checks and a sample grid.
         sample_at: further iterations that get a sample grid.
         tensorboard: also log for TensorBoard.
-        split: shares of the images for training generator, discriminator and classifier; for
-            training the judge; and held out to measure with, 10,000 at most: see
-            :func:`gan_backbones.datasets.split`. A trainer on its own trains with all images.
+        split: shares of the images for training (generator, discriminator, classifier), for
+            training the judge, and held out for measuring (10,000 at most), drawn by the seed. A
+            trainer on its own trains on all images.
 
     Raises:
         ValueError: a setting of the wrong type or out of range.

@@ -323,6 +323,11 @@ def test_train_backbone_from_rendering_to_measured_file(tmp_path, capsys):
     main(["benchmark", "backbone", *arguments, "--out", str(figures)])
     # The card's figures are those that anyone can measure again.
     assert json.loads(figures.read_text()) == backbone.card["held_out"]
+    assert "warning" not in capsys.readouterr().err
+    (data / "0" / "000000.png").unlink()
+    main(["benchmark", "backbone", *arguments])
+    warning = "warning: data has 119 images, the backbone was made with 120"
+    assert warning in capsys.readouterr().err
 
 
 def test_a_missing_data_set_is_one_line(tmp_path):

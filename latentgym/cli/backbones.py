@@ -105,6 +105,8 @@ def benchmark_backbone(
     dataset = open_dataset(data, config["image_size"], config["channels"])
     if dataset.schema != loaded.schema:
         raise ValueError(f"data has {dataset.schema}; the backbone has {loaded.schema}")
+    for note in dataset.notes:
+        print(note)
     known = sum(loaded.card.get("images", {}).values())
     if known not in (0, len(dataset)):
         print(
