@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 if TYPE_CHECKING:
-    from latentgym import envs
+    from latentgym import envs, wrappers
     from latentgym.checks import check_vector_env
 
-__all__ = ["check_vector_env", "envs", "register_all"]
+__all__ = ["check_vector_env", "envs", "register_all", "wrappers"]
 
 _ENVIRONMENTS = {
     "LatentEdit-v0": ("latent_edit:LatentEdit", dict(max_episode_steps=40)),
@@ -48,9 +48,9 @@ def register_all() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """Import `envs` and `check_vector_env` on first use: they need torch, which takes seconds."""
-    if name == "envs":
-        return importlib.import_module("latentgym.envs")
+    """Import what needs torch, which takes seconds, on first use."""
+    if name in ("envs", "wrappers"):
+        return importlib.import_module(f"latentgym.{name}")
     if name == "check_vector_env":
         return importlib.import_module("latentgym.checks").check_vector_env
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
