@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gan_backbones import networks
+from gan_backbones.devices import plain_mode
 from gan_backbones.files import read_safetensors, write_safetensors
 from gan_backbones.inference import copy_network
 from gan_backbones.schema import AttributeSchema, Target
@@ -70,6 +71,7 @@ class Backbone:
             network.to(device)
         return self
 
+    @plain_mode()
     def condition(self, label: Target) -> Backbone:
         """A copy whose generator makes images of one label, whatever the latent.
 
@@ -105,6 +107,7 @@ class Backbone:
         card = {**self.card, "label": dict(label)}
         return Backbone(latent_dim=self.latent_dim, schema=self.schema, card=card, **copies)
 
+    @plain_mode()
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically. Loading it never runs code.
 
@@ -133,6 +136,7 @@ class Backbone:
         write_safetensors(path, tensors, metadata)
 
     @classmethod
+    @plain_mode()
     def read(cls, path: str | Path) -> Backbone:
         """Read a file that :meth:`save` wrote.
 

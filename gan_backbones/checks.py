@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gan_backbones.backbone import Backbone, BackboneError
+from gan_backbones.devices import plain_mode
 from gan_backbones.inference import fold
 from gan_backbones.networks import KINDS
 
@@ -23,6 +24,7 @@ COUNT = 16
 """How many latents are tried."""
 
 
+@plain_mode()
 def check_backbone(backbone: Backbone, seed: int = 0) -> None:
     """Check all that environments and agents rely on; silent if it holds.
 

@@ -17,7 +17,9 @@ from gan_backbones.schema import AttributeSchema
 
 def draw_latents(count: int, latent_dim: int, seed: int = 0) -> torch.Tensor:
     """Latents from the prior N(0, I), the same for the same seed on every device."""
-    return torch.randn(count, latent_dim, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        count, latent_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
+    )
 
 
 def lerp(start: torch.Tensor, end: torch.Tensor, count: int) -> torch.Tensor:
@@ -160,7 +162,7 @@ def coordinate_effects(
     Returns:
         float32 ``[len(schema.names), latent_dim]``.
     """
-    effects = torch.empty(len(schema.names), latents.shape[1])
+    effects = torch.empty(len(schema.names), latents.shape[1], dtype=torch.float32)
     for coordinate in range(latents.shape[1]):
         moved = latents.repeat(2, 1)
         moved[: len(latents), coordinate] = distance

@@ -151,7 +151,7 @@ class OnnxNetwork(nn.Module):
         return torch.from_numpy(outputs)
 
     def _apply(self, fn, recurse=True):
-        if (device := fn(torch.empty(0)).device).type != "cpu":
+        if (device := fn(torch.empty(0, dtype=torch.float32)).device).type != "cpu":
             raise BackboneError(f"{self.path}: ONNX networks run on cpu; cannot move to {device}")
         return super()._apply(fn, recurse)
 
@@ -165,7 +165,7 @@ class OnnxNetwork(nn.Module):
 def _accepts(generator: nn.Module, shape: tuple[int, ...]) -> bool:
     try:
         with torch.no_grad():
-            return len(generator(torch.zeros(2, *shape))) == 2
+            return len(generator(torch.zeros(2, *shape, dtype=torch.float32))) == 2
     except Exception:  # whatever it is, it does not accept that shape
         return False
 

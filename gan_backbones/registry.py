@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from gan_backbones.backbone import Backbone, BackboneError
+from gan_backbones.devices import plain_mode
 from gan_backbones.graph_files import GRAPH_ENDINGS
 from gan_backbones.manifest import files_of_manifest, read_generator, read_manifest
 
@@ -46,6 +47,7 @@ def list_backbones() -> list[str]:
     return sorted(shipped | set(_factories) | set(_plugins()))
 
 
+@plain_mode()
 def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Backbone:
     """Load a backbone by name or from a file.
 

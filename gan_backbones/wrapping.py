@@ -14,6 +14,7 @@ from torch import nn
 
 from gan_backbones.backbone import Backbone, BackboneError
 from gan_backbones.checks import check_latent_dim, draw_latents, run
+from gan_backbones.devices import plain_mode
 from gan_backbones.graph_files import TorchScriptNetwork
 from gan_backbones.inference import copy_network
 from gan_backbones.schema import AttributeSchema
@@ -23,6 +24,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 DISCRIMINATOR_OUTPUTS = ("logit", "probability")
 
 
+@plain_mode()
 def wrap(
     generator: Network,
     latent_dim: int,

@@ -169,8 +169,12 @@ class EditCore:
         self.start_pictures = zeros(*self.image_shape, dtype=torch.uint8) if identity else None
         self._target_weights, self._keep_weights = zeros(size), zeros(size)
         self._realism_bar = zeros()
-        self._potential = torch.zeros(len(COMPONENTS), count, device=self.device)
-        self._weights = torch.tensor([[getattr(task, name)] for name in WEIGHTS]).to(zeros())
+        self._potential = torch.zeros(
+            len(COMPONENTS), count, dtype=torch.float32, device=self.device
+        )
+        self._weights = torch.tensor(
+            [[getattr(task, name)] for name in WEIGHTS], dtype=torch.float32, device=self.device
+        )
 
     # Episodes -----------------------------------------------------------------------------------
 
@@ -213,7 +217,7 @@ class EditCore:
         self._put("start_realism", rows, self.realism[rows])
         self._put("start_attributes", rows, self.attributes[rows])
         self._put("_realism_bar", rows, self.realism[rows].clamp(min=_logit(REALISTIC)))
-        alike = torch.zeros(len(rngs), device=self.device)
+        alike = torch.zeros(len(rngs), dtype=torch.float32, device=self.device)
         self._reward(rows, Assessment(self.realism[rows], self.attributes[rows], alike))
 
     def move(self, rows: Rows, moves: torch.Tensor, judge: bool = False) -> torch.Tensor:
@@ -477,7 +481,9 @@ class EditCore:
 
     @torch.no_grad()
     def _probe_image_shape(self, latent_dim: int) -> tuple[int, ...]:
-        images = self.networks["generator"](torch.zeros(2, latent_dim, device=self.device))
+        images = self.networks["generator"](
+            torch.zeros(2, latent_dim, dtype=torch.float32, device=self.device)
+        )
         if images.ndim != 4 or len(images) != 2 or images.shape[1] not in (1, 3):
             raise BackboneError(
                 f"the generator makes images of shape {tuple(images.shape)} from 2 latents; "

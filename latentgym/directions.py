@@ -69,7 +69,7 @@ def direction_matrix(
     if not isinstance(directions, str):
         return _given(directions, backbone.latent_dim)
     if directions == "coordinates":
-        return torch.eye(backbone.latent_dim)
+        return torch.eye(backbone.latent_dim, dtype=torch.float32)
     if directions == "sefa":
         return sefa_directions(backbone, count)
     is_number = isinstance(num_probes, int) and not isinstance(num_probes, bool)

@@ -44,9 +44,9 @@ class AttributeColumns:
             torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
         )
         self.starts = torch.tensor([part.start for part in slices], device=device)
-        self.same_attribute = torch.block_diag(*[torch.ones(size, size) for size in sizes]).to(
-            device
-        )
+        self.same_attribute = torch.block_diag(
+            *[torch.ones(size, size, dtype=torch.float32) for size in sizes]
+        ).to(device)
 
     def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Softmax within each attribute: logits ``[N, K]`` to log-probabilities ``[N, K]``."""
@@ -60,7 +60,9 @@ class AttributeColumns:
 
     def one_hot(self, labels: torch.Tensor) -> torch.Tensor:
         """Variant indices int64 ``[N, A]`` to one-hot float32 ``[N, K]``."""
-        columns = torch.zeros(len(labels), len(self.same_attribute), device=labels.device)
+        columns = torch.zeros(
+            len(labels), len(self.same_attribute), dtype=torch.float32, device=labels.device
+        )
         return columns.scatter_(1, labels + self.starts, 1.0)
 
     def _pad(self, values: torch.Tensor) -> torch.Tensor:

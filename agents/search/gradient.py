@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from agents.evaluation import EvaluationResult
+from gan_backbones.devices import plain_mode
 from gan_backbones.progress import ProgressBar
 from latentgym.core import EVERY
 from latentgym.envs import LatentEditVectorEnv
 
 
+@plain_mode()
 def adam_ascent(
     env: LatentEditVectorEnv,
     steps: int,
@@ -72,6 +74,7 @@ class MyopicGradientPolicy:
     def __init__(self, env: LatentEditVectorEnv):
         self._core = env.core
 
+    @plain_mode()
     def predict(self, observation: np.ndarray, **_: Any) -> tuple[np.ndarray, None]:
         """One action per row of the environment."""
         core = self._core

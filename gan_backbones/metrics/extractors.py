@@ -69,8 +69,8 @@ def vgg16_features(
         network = vgg16().features[:-1]  # without the last pooling
     network.load_state_dict(tensors, assign=True)
     network = network.to(device).requires_grad_(False).eval()
-    mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None]
-    spread = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None]
+    mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float32, device=device)[:, None, None]
+    spread = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float32, device=device)[:, None, None]
 
     def features(batch: torch.Tensor) -> torch.Tensor:
         images = as_rgb(as_float(batch.to(device))) / 2 + 0.5

@@ -67,7 +67,7 @@ class ConditionalGenerator(nn.Module):
         self.prior_mean = nn.Sequential(
             nn.Linear(outputs, 4 * features), nn.LeakyReLU(0.2), nn.Linear(4 * features, latent_dim)
         )
-        self.register_buffer("label", torch.zeros(outputs))
+        self.register_buffer("label", torch.zeros(outputs, dtype=torch.float32))
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Make images.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gan_backbones.devices import plain_mode
 from latentgym.envs.single import NudgeEnv
 from latentgym.envs.vector import EditVectorEnv
 from latentgym.interfaces import GOAL_REWARDS, goal_interface, goal_reached
@@ -61,6 +62,7 @@ class _GoalRewards:
         return _on_arrays(goal_reached, achieved_goal, desired_goal) & False
 
 
+@plain_mode()
 def _on_arrays(function: Any, achieved: np.ndarray, desired: np.ndarray) -> Any:
     """``function``, which is written for tensors, of arrays: a Python number for a single pair."""
     goals = [torch.from_numpy(np.array(goal, np.float32)) for goal in (achieved, desired)]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gan_backbones import AttributeSchema, Backbone
+from gan_backbones.devices import plain_mode
 from latentgym.core import CHANGING, COMPONENTS, EVERY, EditCore
 from latentgym.envs.interrupts import Undo
 from latentgym.envs.reading import (
@@ -36,6 +37,7 @@ class EditEnv(PlainSpec, gym.Env):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
     interface: Interface = DISCRETE
 
+    @plain_mode()
     def __init__(self, render_mode: str | None = None, **task: Any):
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
@@ -62,6 +64,7 @@ class EditEnv(PlainSpec, gym.Env):
         """How many images were generated and scored so far."""
         return self.core.evaluations
 
+    @plain_mode()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -88,6 +91,7 @@ class EditEnv(PlainSpec, gym.Env):
                 self._show()
             return self._observation(), _first(self.core.info(EVERY))
 
+    @plain_mode()
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the latent.
 
@@ -115,6 +119,7 @@ class EditEnv(PlainSpec, gym.Env):
                 self._show()
             return self._observation(), reward, terminated, False, _first(info)
 
+    @plain_mode()
     def score(self, latents: np.ndarray) -> dict[str, np.ndarray]:
         """Score images of ``latents`` as if each were this edit's current one.
 
@@ -141,6 +146,7 @@ class EditEnv(PlainSpec, gym.Env):
         scores = {"potential": parts.sum(dim=0), **named}
         return {name: value.cpu().numpy().copy() for name, value in scores.items()}
 
+    @plain_mode()
     def get_state(self) -> dict[str, Any]:
         """All that an edit is: plain dicts, numbers and arrays, fit for pickling.
 
@@ -149,6 +155,7 @@ class EditEnv(PlainSpec, gym.Env):
         self._check_begun("get_state")
         return self._state()
 
+    @plain_mode()
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`get_state` of an environment with the same arguments gave.
 
@@ -163,6 +170,7 @@ class EditEnv(PlainSpec, gym.Env):
             self._steps, self._return = state["steps"], state["return"]
             self._begun = True
 
+    @plain_mode()
     def view(self) -> EditView:
         """What a frame shows of the edit as it stands."""
         return view_edit(self.core, 0, self._steps, self._return)

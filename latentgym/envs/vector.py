@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from gan_backbones import Backbone
+from gan_backbones.devices import plain_mode
 from latentgym.core import CHANGING, EVERY, EditCore, Rows
 from latentgym.envs import vectorising
 from latentgym.envs.interrupts import Undo
@@ -56,6 +57,7 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
     interface: Interface = DISCRETE
 
+    @plain_mode()
     def __init__(
         self,
         num_envs: int = 1,
@@ -92,6 +94,7 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
         """What is being steered."""
         return self.core.backbone
 
+    @plain_mode()
     def reset(
         self,
         *,
@@ -121,6 +124,7 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
             rows = self._rows(mask)
             return self._observations(), self._spread(self.core.info(rows), mask, rows)
 
+    @plain_mode()
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Move all latents with one batched forward pass.
 
@@ -150,7 +154,7 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
         terminations = np.zeros_like(truncations)
         # Where all end by the step limit, the judge is asked along with the others.
         judge = bool((truncations == moving).all())
-        rewards = torch.zeros(0, device=self.core.device)
+        rewards = torch.zeros(0, dtype=torch.float32, device=self.core.device)
         parts: dict[str, torch.Tensor] = {}
         if rows is EVERY or len(rows):
             components = self.core.move(rows, self.interface.moves(self.core, actions[rows]), judge)
@@ -175,12 +179,14 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
             infos,
         )
 
+    @plain_mode()
     def get_state(self) -> dict[str, Any]:
         """All that the edits are: plain dicts, lists, numbers and arrays, fit for pickling."""
         if not self._begun:
             raise gym.error.ResetNeeded("call reset before get_state")
         return self._state()
 
+    @plain_mode()
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`get_state` of an environment with the same arguments gave.
 
@@ -196,6 +202,7 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
             self._returns = torch.from_numpy(state["returns"]).to(self.core.device, copy=True)
             self._begun = True
 
+    @plain_mode()
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Each row's frame uint8 ``[H, W, 3]``, as its single environment draws it.
 
@@ -212,6 +219,7 @@ class EditVectorEnv(vectorising.RowsVectorEnv):
             for row in range(self.num_envs)
         )
 
+    @plain_mode()
     def render_grid(self) -> np.ndarray:
         """All current images, without captions, as one picture uint8 ``[H, W, 3]``.
 
