@@ -271,7 +271,7 @@ class EditCore:
                 None if starts is None else starts[i : i + MAX_IMAGES],
                 judge,
             )
-            for i in range(0, len(latents), MAX_IMAGES)
+            for i in range(0, max(len(latents), 1), MAX_IMAGES)
         ]
         self.evaluations += len(latents)
         assessment = parts[0] if len(parts) == 1 else _concatenate(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -116,6 +117,7 @@ class EditTask:
             )
         self.check_target(self.target)
         direction_matrix(backbone, self.directions, self.num_directions, self.num_probes)
+        self._warn_of_weak_judge()
 
     @cached_property
     def loaded_backbone(self) -> Backbone:
@@ -150,6 +152,19 @@ class EditTask:
                     f"target names {attribute!r}, which has one variant alone; "
                     f"allowed: {', '.join(schema.editable)}"
                 )
+
+    def _warn_of_weak_judge(self) -> None:
+        """Warn if, by its model card, the judge hardly sees what a target may ask for."""
+        backbone = self.loaded_backbone
+        held_out = backbone.card.get("held_out") or {}
+        weak = (held_out.get("weak_attributes") or {}).get("judge", ())
+        wanted = backbone.schema.editable if self.target is None else tuple(self.target)
+        if named := [name for name in weak if name in wanted]:
+            warnings.warn(
+                f"the backbone's judge is little better than chance at {', '.join(named)}: "
+                "is_success and kept mean little there",
+                stacklevel=2,
+            )
 
     def _load_unconditioned(self) -> Backbone:
         if isinstance(self.backbone, Backbone):

@@ -1,6 +1,7 @@
 """What a task holds on to: its own copies, the file as it was, attributes that can be edited."""
 
 import os
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -156,3 +157,35 @@ def test_a_backbone_of_constant_attributes_cannot_be_edited(constant):
 def test_wrong_types_are_one_line(options, message, tiny_file):
     with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
         EditTask(tiny_file, **options)
+
+
+def test_a_judge_that_is_no_good_is_told(build):
+    backbone = tiny_backbone()
+    weak = {"classifier": ["hair"], "judge": ["glasses"]}
+    backbone.card["held_out"] = {"weak_attributes": weak}
+    with pytest.warns(UserWarning, match="judge is little better than chance at glasses: is_succ"):
+        build("LatentEdit-v0", backbone, target=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build("LatentEdit-v0", backbone, target={"hair": "bob"})
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (np.zeros(8), r"latents has shape \(8,\); expected \(N, 8\)"),
+        (np.full((2, 8), np.nan), "latents holds values that are not finite"),
+        (np.full((2, 8), 1j), "latents is .*; expected an array of real numbers"),
+        ([["a"] * 8], "latents is .*; expected an array of real numbers"),
+        ([[1.0], [1.0, 2.0]], "latents is .*; expected an array of real numbers"),
+    ],
+    ids=str,
+)
+def test_latents_to_score(tiny_file, latents, message):
+    env = make("LatentEdit-v0", tiny_file)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        env.unwrapped.score(latents)
+    assert env.unwrapped.score(np.zeros((0, 8)))["potential"].shape == (0,)
+    score = env.unwrapped.score(np.zeros((1, 8)))["potential"]
+    assert env.unwrapped.score(torch.zeros(1, 8, dtype=torch.float64))["potential"] == score

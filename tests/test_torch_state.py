@@ -78,7 +78,7 @@ def as_arrays(values):
         return values.numpy()
     if isinstance(values, dict):
         return {key: as_arrays(value) for key, value in values.items()}
-    if isinstance(values, (list, tuple)) or getattr(values, "dtype", None) == object:
+    if isinstance(values, (list, tuple)) or getattr(values, "dtype", 0) == np.dtype(object):
         return [as_arrays(value) for value in values]
     return values
 

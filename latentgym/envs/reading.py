@@ -171,6 +171,27 @@ def read_action(space: spaces.Space, action: Any) -> np.ndarray:
     raise ValueError(f"{subject} {one_line(action)}; allowed: {space}")
 
 
+def read_latents(latents: Any, latent_dim: int) -> np.ndarray:
+    """Latents as float32 ``[N, latent_dim]``; N may be 0.
+
+    Raises:
+        ValueError: another shape, or not finite numbers.
+    """
+    if isinstance(latents, torch.Tensor):
+        latents = latents.detach().cpu().numpy()
+    try:
+        array = np.array(latents)
+    except ValueError:  # nested lists of different lengths
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"latents is {one_line(latents)[:60]}; expected an array of real numbers")
+    if array.ndim != 2 or array.shape[1] != latent_dim:
+        raise ValueError(f"latents has shape {array.shape}; expected (N, {latent_dim})")
+    if not np.isfinite(array).all():
+        raise ValueError("latents holds values that are not finite")
+    return array.astype(np.float32)
+
+
 def check_state(state: Any, expected: Mapping[str, Any], name: str = "state") -> None:
     """Refuse what is no saved state of this environment.
 

@@ -19,6 +19,7 @@ from latentgym.envs.reading import (
     check_state,
     generator,
     read_action,
+    read_latents,
     read_options,
 )
 from latentgym.interfaces import DISCRETE, Interface, nudge_keys
@@ -131,14 +132,13 @@ class EditEnv(PlainSpec, gym.Env):
         Returns:
             ``potential`` ``[N]``, whose change is the reward, and its components ``realism``,
             ``attributes``, ``keep``, ``identity`` and ``success``.
+
+        Raises:
+            ValueError: latents of another shape, or not finite numbers.
         """
         self._check_begun("score")
-        latents = torch.as_tensor(latents, dtype=torch.float32, device=self.core.device)
-        if latents.ndim != 2 or latents.shape[1] != self.backbone.latent_dim:
-            raise ValueError(
-                f"latents has shape {tuple(latents.shape)}; "
-                f"expected (N, {self.backbone.latent_dim})"
-            )
+        latents = torch.from_numpy(read_latents(latents, self.backbone.latent_dim))
+        latents = latents.to(self.core.device)
         rows = torch.zeros(len(latents), dtype=torch.int64, device=self.core.device)
         with self._undo(), torch.no_grad():
             parts = self.core.potential(self.core.assess(latents, rows), rows)
