@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import PassiveEnvChecker
 
 
@@ -63,6 +63,41 @@ def to_numpy(values: Any) -> np.ndarray:
     return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
+class NumpyVectorEnv(VectorWrapper):
+    """A vector environment that takes and returns NumPy arrays, even if ``env`` uses tensors.
+
+    Whether it does, and on which device, is known from its first observations. `evaluate` and
+    `SB3VecEnv` convert by themselves; Gymnasium's wrappers that expect NumPy arrays need this one:
+
+    Example:
+        >>> env = gym.make_vec("LatentEdit-v0", 64, tensors=True, device="cuda")
+        >>> env = gym.wrappers.vector.RecordEpisodeStatistics(NumpyVectorEnv(env))
+    """
+
+    def __init__(self, env: VectorEnv):
+        super().__init__(env)
+        self._device: torch.device | None = None  # None if env uses arrays
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset ``env``; see its own ``reset``."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        self._device = _device_of(observations)
+        return self._arrays((observations, infos))
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step ``env``; actions may be an array or a tensor on any device."""
+        if self._device is not None:
+            actions = torch.as_tensor(actions, device=self._device)
+        elif isinstance(actions, torch.Tensor):
+            actions = _arrays(actions)
+        return self._arrays(self.env.step(actions))
+
+    def _arrays(self, values: Any) -> Any:
+        return values if self._device is None else _arrays(values)
+
+
 @contextmanager
 def interruptible(env: VectorEnv) -> Iterator[None]:
     """An interrupt or error inside leaves ``env`` so that it can be reset and used again.
@@ -88,6 +123,24 @@ def uses_env(callback: Any, env: VectorEnv) -> bool:
     rows = getattr(env.unwrapped, "envs", ())
     mine = [env.unwrapped, *(row.unwrapped for row in rows)]
     return any(getattr(other, "unwrapped", None) is each for each in mine)
+
+
+def _device_of(values: Any) -> torch.device | None:
+    """The device of the first tensor in nested dicts and tuples; ``None`` without tensors."""
+    if isinstance(values, torch.Tensor):
+        return values.device
+    parts = values.values() if isinstance(values, Mapping) else values
+    found = map(_device_of, parts) if isinstance(values, (Mapping, tuple)) else ()
+    return next((device for device in found if device is not None), None)
+
+
+def _arrays(values: Any) -> Any:
+    """Nested dicts and tuples with arrays in place of tensors."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu().numpy()
+    if isinstance(values, Mapping):
+        return {key: _arrays(value) for key, value in values.items()}
+    return tuple(map(_arrays, values)) if isinstance(values, tuple) else values
 
 
 def _identity(env: gym.Env) -> gym.Env:

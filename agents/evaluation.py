@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,7 +11,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents.environments import as_vector_env, autoreset_mode
+from agents.checks import checked_seed, integer
+from agents.environments import NumpyVectorEnv, as_vector_env, autoreset_mode, interruptible
+
+PATIENCE = 100_000
+"""Steps without the end of an episode after which `evaluate` warns."""
 
 
 class Policy(Protocol):
@@ -65,17 +70,23 @@ def evaluate(
     not counted more often than long ones.
 
     Args:
-        policy: anything with ``predict(observations, deterministic=True) -> (actions, state)``.
-        env: a Gymnasium environment or vector environment, in any autoreset mode.
-        episodes: how many.
-        seed: of the environment.
+        policy: anything with ``predict(observations, deterministic=True) -> (actions, state)``. It
+            gets NumPy arrays, also from an environment that uses tensors.
+        env: a Gymnasium environment or vector environment, in any autoreset mode. If no episode
+            ends for 100,000 steps, a warning says so.
+        episodes: number of episodes.
+        seed: random seed of the environment.
 
     Raises:
-        ValueError: fewer than one episode.
+        ValueError: ``episodes`` or ``seed`` of the wrong type or out of range.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes is {episodes}; it must be at least 1")
-    env = as_vector_env(env)
+    episodes, seed = integer("episodes", episodes, 1), checked_seed(seed)
+    env = NumpyVectorEnv(as_vector_env(env))
+    with interruptible(env):
+        return _evaluate(policy, env, episodes, seed)
+
+
+def _evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int | None) -> EvaluationResult:
     mode = autoreset_mode(env)
     rows = np.arange(env.num_envs)
     missing = (episodes + rows) // env.num_envs
@@ -83,6 +94,7 @@ def evaluate(
     ended = np.zeros(env.num_envs, dtype=np.bool_)
     finished: list[dict[str, float]] = []
     observations, _ = env.reset(seed=seed)
+    steps_without_end = 0
     while missing.any():
         actions, _ = policy.predict(observations, deterministic=True)
         observations, rewards, terminated, truncated, infos = env.step(actions)
@@ -90,6 +102,13 @@ def evaluate(
         ended = terminated | truncated
         returns += np.where(resetting, 0.0, rewards)
         lengths += ~resetting
+        steps_without_end = 0 if ended.any() else steps_without_end + 1
+        if steps_without_end == PATIENCE:
+            warnings.warn(
+                f"no episode has ended for {PATIENCE:,} steps; give the environment "
+                "max_episode_steps",
+                stacklevel=3,
+            )
         for row in np.flatnonzero(ended & (missing > 0)):
             final = infos["final_info"] if mode == AutoresetMode.SAME_STEP else infos
             numbers = {"return": returns[row], "length": lengths[row], **_numbers(final, row)}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import (
     AsyncVectorEnv,
     AutoresetMode,
@@ -22,7 +24,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvStepReturn,
 )
 
-from agents.environments import autoreset_mode
+from agents.environments import NumpyVectorEnv, autoreset_mode
 
 
 class SB3VecEnv(VecEnv):
@@ -36,6 +38,10 @@ class SB3VecEnv(VecEnv):
     and `env_method` calls its method once (``compute_reward`` for `HerReplayBuffer`) and gives the
     result for each row. In `SyncVectorEnv` and `AsyncVectorEnv` the rows' own environments are
     asked; those of `AsyncVectorEnv` only all together.
+
+    An environment that uses tensors, on any device, is seen as one of arrays. Stable-Baselines3
+    counts actions and discrete observations from 0: in a `Discrete` or `MultiDiscrete` space with
+    another ``start`` they are shifted, and the adapter's spaces say so.
 
     Args:
         vector_env: in autoreset mode SAME_STEP or DISABLED. In NEXT_STEP a row's reset takes a
@@ -63,22 +69,22 @@ class SB3VecEnv(VecEnv):
                 'make it with autoreset_mode="SameStep"'
             )
         self.vector_env = vector_env
-        super().__init__(
-            vector_env.num_envs,
-            vector_env.single_observation_space,
-            vector_env.single_action_space,
-        )
+        self._env = NumpyVectorEnv(vector_env)
+        self._writes_over = not getattr(vector_env.unwrapped, "copy", True)
+        observations, actions = vector_env.single_observation_space, vector_env.single_action_space
+        self._first_observation, self._first_action = first(observations), first(actions)
+        super().__init__(vector_env.num_envs, from_zero(observations), from_zero(actions))
 
     def reset(self) -> VecEnvObs:
         """Begin new episodes in all rows, with what `seed` and `set_options` gave, once."""
-        observations, infos = self.vector_env.reset(
+        observations, infos = self._env.reset(
             seed=self._seeds[0],  # row i takes seed + i, as in all vector environments
             options=self._options[0] or None,
         )
         self.reset_infos = _by_row(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
-        return observations
+        return self._shifted(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Remember the actions for `step_wait`."""
@@ -86,7 +92,8 @@ class SB3VecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all rows: observations, rewards float32, ends bool, and a dict of infos per row."""
-        observations, rewards, terminated, truncated, infos = self.vector_env.step(self._actions)
+        actions = shift(self._actions, self._first_action)
+        observations, rewards, terminated, truncated, infos = self._env.step(actions)
         ended = terminated | truncated
         rows = _by_row(infos, self.num_envs)
         if self._mode == AutoresetMode.SAME_STEP:
@@ -95,13 +102,16 @@ class SB3VecEnv(VecEnv):
         elif ended.any():
             for row in np.flatnonzero(ended):
                 rows[row]["terminal_observation"] = _one(observations, row)
-            observations, infos = self.vector_env.reset(options={"reset_mask": ended.copy()})
+            observations, infos = self._env.reset(options={"reset_mask": ended.copy()})
             begun = _by_row(infos, self.num_envs)
             for row in np.flatnonzero(ended):
                 self.reset_infos[row] = begun[row]
+        for row in np.flatnonzero(ended):
+            final = rows[row]["terminal_observation"]
+            rows[row]["terminal_observation"] = shift(final, self._first_observation, -1)
         for info, cut in zip(rows, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = cut
-        return observations, np.asarray(rewards, np.float32), ended, rows
+        return self._shifted(observations), np.asarray(rewards, np.float32), ended, rows
 
     def set_options(self, options: dict[str, Any] | None = None) -> None:
         """Options of the next reset, for all rows.
@@ -171,6 +181,12 @@ class SB3VecEnv(VecEnv):
             return [False] * len(rows)
         return [is_wrapped(base.envs[row], wrapper_class) for row in rows]
 
+    def _shifted(self, observations: VecEnvObs) -> VecEnvObs:
+        """Observations that count from 0 and are not written over."""
+        if self._writes_over:
+            observations = copy.deepcopy(observations)
+        return shift(observations, self._first_observation, -1)
+
     def _owner(self, name: str) -> VectorEnv:
         """The outermost wrapper that has the attribute, else the environment itself."""
         env = self.vector_env
@@ -207,3 +223,43 @@ def _one(observations: VecEnvObs, row: int) -> VecEnvObs:
     if isinstance(observations, Mapping):
         return {key: values[row].copy() for key, values in observations.items()}
     return observations[row].copy()
+
+
+def first(space: spaces.Space) -> Any:
+    """The ``start`` of a space, which is 0 if it has none; of a Dict, one for each key."""
+    if isinstance(space, spaces.Dict):
+        return {key: first(part) for key, part in space.spaces.items()}
+    return getattr(space, "start", 0)
+
+
+def from_zero(space: spaces.Space) -> spaces.Space:
+    """The same space, but with ``start`` 0."""
+    if not is_shifted(first(space)):
+        return space
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: from_zero(part) for key, part in space.spaces.items()})
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(space.n, dtype=space.dtype.type)
+    return spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)
+
+
+def shift(values: Any, starts: Any, sign: int = 1) -> Any:
+    """``values + sign * starts``; the same values if there is nothing to add.
+
+    Args:
+        values: one or several values of a space, or a dict of them.
+        starts: what `first` says about the space.
+        sign: 1 adds, -1 subtracts.
+    """
+    if not is_shifted(starts):
+        return values
+    if isinstance(values, Mapping):
+        return {key: shift(part, starts[key], sign) for key, part in values.items()}
+    return values + sign * starts
+
+
+def is_shifted(starts: Any) -> bool:
+    """Whether any of the numbers that :func:`first` returns is not 0."""
+    if isinstance(starts, Mapping):
+        return any(map(is_shifted, starts.values()))
+    return bool(np.any(starts))
