@@ -34,8 +34,7 @@ def check_names(
             raise ValueError(
                 f"unknown hyper-parameter {name!r} of {agent}; allowed: {', '.join(allowed)}"
             )
-        numeric = name in parameters and isinstance(parameters[name].default, (int, float))
-        if numeric and isinstance(value, str):
+        if name in parameters and _is_number(parameters[name].default) and isinstance(value, str):
             raise ValueError(f"{name} is {value!r}; it must be a number")
 
 

@@ -150,3 +150,40 @@ def test_intervals_agree_with_scipy(kind, level):
 
 def test_an_interval_of_equal_values():
     assert result(2.5, 2.5, 2.5).interval("return") == (2.5, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"episodes": 0}, "episodes is 0; it must be at least 1"),
+        ({"episodes": 1.5}, "episodes is 1.5; it must be a whole number"),
+        ({"episodes": True}, "episodes is True; it must be a whole number"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments(arguments, message):
+    env = gym.make("CartPole-v1")
+    with pytest.raises(ValueError, match=message):
+        evaluate(None, env, **arguments)
+
+
+def test_an_environment_without_an_end_is_told(monkeypatch):
+    class Endless(gym.Env):
+        observation_space = action_space = gym.spaces.Discrete(2)
+        steps = 0
+
+        def reset(self, *, seed=None, options=None):
+            return 0, {}
+
+        def step(self, action):
+            self.steps += 1
+            return 0, 0.0, self.steps == 30, False, {}
+
+    class Policy:
+        def predict(self, observation, **_):
+            return np.zeros(len(observation), np.int64), None
+
+    monkeypatch.setattr("agents.evaluation.PATIENCE", 20)
+    with pytest.warns(UserWarning, match="no episode has ended for 20 steps; give the environment"):
+        assert evaluate(Policy(), Endless(), 1).mean("length") == 30
