@@ -96,6 +96,7 @@ def train_backbone(
         **(card or {}),
         "images": {part: len(rows) for part, rows in parts.items()},
         "split": {"shares": list(config.split), "seed": config.seed},
+        "classifier_updates": config.classifier_updates,
         "gan" if isinstance(config, GANConfig) else "cvae": {
             key: value for key, value in config.settings().items() if key != "split"
         },
@@ -152,7 +153,7 @@ def is_finished(file: Path, known: dict[str, Any]) -> bool:
         found = Backbone.read(file).card
     except BackboneError as error:
         raise ValueError(f"{error}: choose another name, or move the file") from None
-    compared = ("data", "images", "split", "gan", "cvae")
+    compared = ("data", "images", "split", "classifier_updates", "gan", "cvae")
     ours, theirs = (
         _flatten({key: card[key] for key in compared if key in card})
         for card in (json.loads(json.dumps(known)), found)
@@ -321,9 +322,8 @@ def _train_classifiers(
         (network,) = build(seed, lambda: kind(size, channels=channels, image_size=side))  # noqa: B023
         role = kind.__name__.lower()
         options = dict(
-            # The judge has a third of the classifier's images: as many updates for both.
-            epochs=3 if kind is Classifier else 10,
-            batch_size=min(config.batch_size, len(images[part])),
+            updates=config.classifier_updates,
+            batch_size=config.batch_size,
             # The reward is made of the classifier; the judge must not share its blind spots.
             adversary=ADVERSARY if kind is Classifier else 0.0,
             bf16=config.bf16 and computes_in_bf16(torch.device("cpu")),

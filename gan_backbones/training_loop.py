@@ -42,7 +42,14 @@ from gan_backbones.validation import NonNegativeInt, PositiveInt, Seed, check_fi
 LOG_INTERVAL = 50  # iterations
 FRAME_MS = 400  # how long the GIF shows each grid
 
-FREE_SETTINGS = ("data", "out", "checkpoint_interval", "sample_at", "tensorboard")
+FREE_SETTINGS = (
+    "data",
+    "out",
+    "checkpoint_interval",
+    "sample_at",
+    "tensorboard",
+    "classifier_updates",
+)
 """Settings that do not change what is computed, so a resumed run may have others."""
 
 OUTPUTS = ("log.jsonl", "samples", "samples.gif", "tensorboard")
@@ -68,6 +75,8 @@ class TrainingConfig:
         checkpoint_interval: iterations between checkpoints, each with checks and a sample grid.
         sample_at: further iterations that get a sample grid.
         tensorboard: also log for TensorBoard.
+        classifier_updates: most updates of classifier and judge; they end before where accuracy on
+            images kept apart stops rising. A trainer on its own trains neither.
         split: shares of the images for training (generator, discriminator, classifier), for
             training the judge, and held out for measuring (10,000 at most), drawn by the seed. A
             trainer on its own trains on all images.
@@ -87,6 +96,7 @@ class TrainingConfig:
     checkpoint_interval: PositiveInt = 500
     sample_at: tuple[NonNegativeInt, ...] = (0, 250)
     tensorboard: bool = False
+    classifier_updates: PositiveInt = 2000
     split: tuple[float, float, float] = SHARES
 
     def __post_init__(self):

@@ -23,7 +23,13 @@ from latentgym.cli import backbones, main
 
 SCHEMA = AttributeSchema({"colour": ["dark", "grey", "bright"]})
 TINY = dict(
-    iterations=2, batch_size=8, image_size=16, latent_dim=6, discriminator_features=4, seed=3
+    iterations=2,
+    batch_size=8,
+    image_size=16,
+    latent_dim=6,
+    discriminator_features=4,
+    classifier_updates=12,
+    seed=3,
 )
 GAN = GANConfig(data="unused", generator_features=4, **TINY)
 CVAE = CVAEConfig(data="unused", features=4, **TINY)
@@ -138,7 +144,16 @@ def test_a_training_tells_what_it_trains_with(tmp_path, faces, capsys):
 
 def test_the_command_line_makes_backbones_of_both_kinds(tmp_path, faces, capsys):
     shared = ["train-backbone", "--data", str(faces), "--features", "4", "--image-size", "16"]
-    shared += ["--iterations", "2", "--batch-size", "8", "--name", "tiny"]
+    shared += [
+        "--iterations",
+        "2",
+        "--classifier-updates",
+        "12",
+        "--batch-size",
+        "8",
+        "--name",
+        "tiny",
+    ]
     options = ["--objective", "least_squares", "--penalty-kind", "r1", "--augment", "cutout"]
     main([*shared, "--out", str(tmp_path / "gan"), *options])
     text = capsys.readouterr().out
@@ -180,7 +195,16 @@ def test_the_state_of_torch_changes_nothing(tmp_path, faces, config):
 
 def test_a_finished_command_says_so_at_once(tmp_path, faces, capsys, monkeypatch):
     command = ["train-backbone", "--data", str(faces), "--features", "4", "--image-size", "16"]
-    command += ["--iterations", "2", "--batch-size", "8", "--out", str(tmp_path)]
+    command += [
+        "--iterations",
+        "2",
+        "--classifier-updates",
+        "12",
+        "--batch-size",
+        "8",
+        "--out",
+        str(tmp_path),
+    ]
     main(command)
     text = capsys.readouterr().out
     file = tmp_path / "backbone.safetensors"

@@ -1,9 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from gan_backbones import AttributeSchema
+from gan_backbones import AttributeSchema, classifier_training
 from gan_backbones.classifier_training import (
+    _divide,
     _pushed,
     attribute_loss,
     predict_attributes,
@@ -31,14 +34,14 @@ def network(kind=Classifier):
 
 
 def trained(kind=Classifier, count=64, **options):
-    options = {"epochs": 1, "batch_size": 16, "bf16": False, **options}
+    options = {"updates": 4, "batch_size": 16, "bf16": False, **options}
     return train_classifier(network(kind), *colours(count), SCHEMA, **options)
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", [Classifier, Judge])
 def test_it_learns_colours(kind, bf16):
-    classifier = trained(kind, 512, epochs=10, learning_rate=1e-2, bf16=bf16)
+    classifier = trained(kind, 512, updates=300, learning_rate=1e-2, bf16=bf16)
     assert not classifier.training
     images, labels = colours(200, seed=1)
     with torch.no_grad():
@@ -60,13 +63,35 @@ def test_the_seed_decides():
 @pytest.mark.parametrize("updates", range(1, 12))
 def test_any_number_of_updates(updates):
     before = network().head.weight.detach().clone()
-    classifier = trained(count=8 * updates, batch_size=8)
+    classifier = trained(updates=updates, batch_size=8)
     assert not torch.equal(classifier.head.weight, before)
 
 
-def test_fewer_images_than_a_batch():
-    with pytest.raises(ValueError, match=r"^batch_size is 64; there are only 10 images$"):
-        trained(count=10, batch_size=64)
+@pytest.mark.parametrize("count", [2, 10])
+def test_fewer_images_than_a_batch(count):
+    trained(count=count, batch_size=64)
+
+
+def test_one_image_is_refused():
+    with pytest.raises(ValueError, match=r"^there are 1 images; training needs at least 2$"):
+        trained(count=1)
+
+
+def test_it_stops_where_accuracy_stops_rising(monkeypatch, capsys):
+    monkeypatch.setattr(classifier_training, "EVAL_INTERVAL", 10)
+    trained(Judge, 64, updates=5000, learning_rate=1e-2)
+    done = int(re.search(r"(\d+)/5000 .*accuracy", capsys.readouterr().err).group(1))
+    assert 90 <= done < 1000
+
+
+def test_images_to_measure_with_are_kept_apart_and_fair():
+    _, labels = colours(300)
+    training, validation = _divide(labels, torch.Generator().manual_seed(0))
+    assert len(validation) == 32
+    assert sorted([*training.tolist(), *validation.tolist()]) == list(range(300))
+    for row in labels.unique(dim=0):
+        share = (labels[validation] == row).all(dim=1).sum() / (labels == row).all(dim=1).sum()
+        assert 0.05 < share < 0.18
 
 
 def test_loss_is_the_mean_cross_entropy():
@@ -104,7 +129,7 @@ def test_an_adversary_makes_robust():
     images, labels = colours(200, seed=1)
     accuracy = {}
     for adversary in (0.0, 6.0):
-        classifier = trained(count=512, epochs=10, learning_rate=1e-2, adversary=adversary)
+        classifier = trained(count=512, updates=300, learning_rate=1e-2, adversary=adversary)
 
         def loss_of(images, classifier=classifier):
             return attribute_loss(classifier(images), labels, SCHEMA)

@@ -310,9 +310,8 @@ def test_a_wrong_target_is_one_line(tmp_path, arguments, message):
 def test_train_backbone_from_rendering_to_measured_file(tmp_path, capsys):
     data, out = tmp_path / "faces", tmp_path / "run"
     arguments = ["train-backbone", "--data", str(data), "--out", str(out), "--name", "small"]
-    main(
-        [*arguments, "--faces", "120", "--iterations", "2", "--batch-size", "16", "--features", "4"]
-    )
+    quick = ["--iterations", "2", "--classifier-updates", "12", "--batch-size", "16"]
+    main([*arguments, "--faces", "120", "--features", "4", *quick])
     assert str(out / "small.safetensors") in capsys.readouterr().out
     backbone = load(out / "small.safetensors")
     assert backbone.card["images"] == {"train": 72, "judge": 24, "held_out": 24}

@@ -176,7 +176,7 @@ def prepare(data: str, image_size: int, images: int, batch_size: int, seed: int)
         seed, lambda: Judge(dataset.schema.size, channels=channels, image_size=image_size)
     )
     judge = train_classifier(
-        judge, pixels["judge"], labels["judge"], dataset.schema, epochs=10, batch_size=batch_size,
+        judge, pixels["judge"], labels["judge"], dataset.schema, batch_size=batch_size,
         bf16=False, seed=seed, desc="training judge",
     )  # fmt: skip
     logits = batched(lambda batch: judge(to_float(batch)), pixels["held_out"])
