@@ -209,7 +209,7 @@ def test_scoring_a_latent_that_is_not_finite_does_not_end_the_edit(spoilable):
     env, untouched = environment(spoilable, None), environment(spoilable, None)
     for each in (env, untouched):
         each.reset(seed=0)
-    with pytest.raises(ValueError, match="^latents holds values that are not finite$"):
+    with pytest.raises(ValueError, match=r"^latents holds values that are not finite$"):
         env.score(np.full((1, 8), np.nan))
     np.testing.assert_equal(env.step(0), untouched.step(0))
 
