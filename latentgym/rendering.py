@@ -191,7 +191,7 @@ class Window:
     It opens with the first frame. Each has a window of its own beside those of other environments
     and of ``pygame.display``, and leaves them alone: pygame's display is never quit. Where others
     quit pygame, which takes all windows with it, it opens again with the next frame. Key events
-    stay in pygame's queue for whoever reads them.
+    stay in pygame's queue for others to read.
 
     Args:
         title: in the window's title bar.

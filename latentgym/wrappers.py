@@ -15,7 +15,7 @@ class FlattenInfos(VectorWrapper):
     entries are flat.
 
     TorchRL, as of 0.14, cannot read nested infos of vector environments in
-    `AutoresetMode.SAME_STEP`, whoever made them.
+    `AutoresetMode.SAME_STEP`, of any environment.
 
     Example:
         >>> import gymnasium as gym

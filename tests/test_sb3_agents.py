@@ -1,13 +1,12 @@
 """Stable-Baselines3's algorithms as our agents: spaces, arguments, interrupts, torch's state."""
 
-from contextlib import contextmanager
-
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from edits import arguments, make_vec
 from gymnasium import spaces
+from torch_states import float64
 
 from agents import SB3VecEnv, evaluate
 from agents.training import load_agent, make_agent
@@ -175,15 +174,6 @@ def test_no_transition_joins_two_episodes():
     agent.learn(10)
     buffer = agent.algorithm.replay_buffer
     assert np.array_equal(buffer.observations[:20], buffer.next_observations[:20])
-
-
-@contextmanager
-def float64():
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["sb3-ppo", "sb3-dqn"])

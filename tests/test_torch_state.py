@@ -1,28 +1,17 @@
 """Environments and backbones do the same whatever global state torch is in, and leave it alone."""
 
-from contextlib import contextmanager
-
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from backbones import tiny_backbone
 from edits import IDS, arguments
+from torch_states import float64
 
 import gan_backbones
 from agents.search.gradient import MyopicGradientPolicy, adam_ascent
 from latentgym.core import _folded
 from latentgym.task import _load
-
-
-@contextmanager
-def float64():
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-
 
 STATES = {
     "float64": float64,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-MAX_SEED = 2**32 - 1
-"""The largest seed that NumPy, torch and Stable-Baselines3 all take."""
+from agents.checks import MAX_SEED
 
 
 def check_seed(seed: int) -> None:

@@ -142,7 +142,7 @@ def _print_figures(figures: dict) -> None:
         _print_figure("rarest variant", f"{lowest['ratio']:.2f}", f"{share} (1 is best)")
         distance = "from real images, in the judge's features; not FID (lower is better)"
         _print_figure("Frechet distance", figures["fd_classifier"], distance)
-        distance = "likewise, in the form of KID (lower is better, 0 is best)"
+        distance = "the same, in the form of KID (lower is better, 0 is best)"
         _print_figure("kernel distance", figures["kid_classifier"], distance)
         neighbours = figures.get("neighbours", NEIGHBOURS)
         how = f"by {neighbours} nearest neighbours"
