@@ -24,7 +24,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`SB3VecEnv` on first use: Stable-Baselines3 takes seconds to import."""
     if name == "SB3VecEnv":
-        from agents.sb3 import SB3VecEnv
+        from agents.sb3.vec_env import SB3VecEnv
 
         return SB3VecEnv
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from agents.checks import integer
 from agents.evaluation import evaluate
+from agents.validation import integer
 
 if TYPE_CHECKING:
     from agents.dqn import DQN
-    from agents.training import Agent
+    from agents.registry import Agent
 
 
 class KeepBest:

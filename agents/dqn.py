@@ -27,15 +27,6 @@ from torch.nn import functional as F
 
 from agents.base import BaseAgent
 from agents.callbacks import Checkpoint
-from agents.checks import (
-    boolean,
-    callables,
-    checked_seed,
-    fraction,
-    integer,
-    layer_widths,
-    number,
-)
 from agents.environments import (
     as_vector_env,
     autoreset_mode,
@@ -47,9 +38,7 @@ from agents.environments import (
 from agents.networks import QNetwork, building, check_computes, check_learns, clip_gradients
 from agents.observations import as_batch, check_values, layout, split, subspaces, take
 from agents.replay import Batch, ReplayBuffer
-from agents.schedules import linear
-from agents.spaces_json import space_from_json
-from agents.states import (
+from agents.saving import (
     check_finite,
     describe,
     get_env_state,
@@ -58,9 +47,20 @@ from agents.states import (
     set_env_state,
     unpack,
 )
-from gan_backbones.devices import usable_device
-from gan_backbones.files import read_safetensors, write_safetensors
-from gan_backbones.progress import ProgressBar
+from agents.schedules import linear
+from agents.space_json import space_from_json
+from agents.validation import (
+    boolean,
+    callables,
+    checked_seed,
+    fraction,
+    integer,
+    layer_widths,
+    number,
+)
+from gan_backbones.utils.devices import usable_device
+from gan_backbones.utils.files import read_safetensors, write_safetensors
+from gan_backbones.utils.progress import ProgressBar
 
 FORMAT = "latentgym-dqn-3"
 CHECKPOINT_FORMAT = "latentgym-dqn-checkpoint-3"

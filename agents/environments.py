@@ -14,6 +14,8 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import PassiveEnvChecker
 
+from agents.validation import integer
+
 
 def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
     """The environment itself, or a single one as the only row of a vector environment.
@@ -145,3 +147,43 @@ def _arrays(values: Any) -> Any:
 
 def _identity(env: gym.Env) -> gym.Env:
     return env
+
+
+def make_env(
+    env_id: str, num_envs: int = 1, same_step: bool = False, **options: Any
+) -> gym.Env | VectorEnv:
+    """A single environment, or a vector environment where there shall be several.
+
+    Args:
+        env_id: as registered with Gymnasium, with or without the module that registers it.
+        num_envs: how many.
+        same_step: reset a row in the step in which its episode ends, as Stable-Baselines3's agents
+            need it.
+        **options: of the environment.
+
+    Raises:
+        ValueError: an unknown environment or option.
+    """
+    num_envs = integer("num_envs", num_envs, 1)
+    try:
+        if num_envs == 1:
+            return gym.make(env_id, **options)
+        if not same_step:
+            return gym.make_vec(env_id, num_envs, **options)
+        if _takes_autoreset_mode(env_id):
+            return gym.make_vec(env_id, num_envs, autoreset_mode="SameStep", **options)
+        return gym.make_vec(
+            env_id,
+            num_envs,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            **options,
+        )
+    except (TypeError, gym.error.Error) as error:
+        raise ValueError(f"{env_id}: {' '.join(str(error).split())}") from None
+
+
+def _takes_autoreset_mode(env_id: str) -> bool:
+    """Whether it is one of our batched environments."""
+    entry = gym.spec(registered_id(env_id)).vector_entry_point
+    return isinstance(entry, str) and entry.startswith("latentgym.")

@@ -11,8 +11,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents.checks import checked_seed, integer
 from agents.environments import NumpyVectorEnv, as_vector_env, autoreset_mode, interruptible
+from agents.validation import checked_seed, integer
 
 PATIENCE = 100_000
 """Steps without the end of an episode after which `evaluate` warns."""

@@ -41,7 +41,7 @@ def settings(agent: str, env_id: str) -> Settings:
     """What is known to be good; where nothing is, a warning says so and defaults are returned.
 
     Args:
-        agent: ``"dqn"``, ``"sb3-ppo"``, ...: see `agents.training.KINDS`.
+        agent: ``"dqn"``, ``"sb3-ppo"``, ...: see `agents.registry.KINDS`.
         env_id: as registered, with or without the module that registers it.
     """
     entry = dict(entries().get(agent, {}).get(registered_id(env_id), {}))

@@ -26,15 +26,6 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
 
 from agents.base import BaseAgent
-from agents.checks import (
-    boolean,
-    callables,
-    checked_seed,
-    fraction,
-    integer,
-    layer_widths,
-    number,
-)
 from agents.environments import (
     as_vector_env,
     autoreset_mode,
@@ -61,12 +52,21 @@ from agents.observations import (
     subspaces,
     take,
 )
+from agents.saving import check_finite, describe, load_weights
 from agents.schedules import linear
-from agents.spaces_json import space_from_json
-from agents.states import check_finite, describe, load_weights
-from gan_backbones.devices import usable_device
-from gan_backbones.files import read_safetensors, write_safetensors
-from gan_backbones.progress import ProgressBar
+from agents.space_json import space_from_json
+from agents.validation import (
+    boolean,
+    callables,
+    checked_seed,
+    fraction,
+    integer,
+    layer_widths,
+    number,
+)
+from gan_backbones.utils.devices import usable_device
+from gan_backbones.utils.files import read_safetensors, write_safetensors
+from gan_backbones.utils.progress import ProgressBar
 
 FORMAT = "latentgym-reinforce-1"
 

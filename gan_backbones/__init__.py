@@ -1,12 +1,12 @@
 """Image generators to edit: their training, their metrics, and the bundle environments load."""
 
 from gan_backbones.backbone import Backbone, BackboneError
-from gan_backbones.checks import check_backbone
-from gan_backbones.gan_training import GANConfig, GANTrainer
-from gan_backbones.graph_files import read_network
+from gan_backbones.backbone_checker import check_backbone
+from gan_backbones.loading.graphs import read_network
+from gan_backbones.loading.wrapping import wrap
 from gan_backbones.registry import list_backbones, load, register
 from gan_backbones.schema import AttributeSchema
-from gan_backbones.wrapping import wrap
+from gan_backbones.training.gan import GANConfig, GANTrainer
 
 __all__ = [
     "AttributeSchema",

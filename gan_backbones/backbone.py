@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from gan_backbones import networks
-from gan_backbones.devices import plain_mode
-from gan_backbones.files import read_safetensors, write_safetensors
-from gan_backbones.inference import copy_network
+from gan_backbones.networks.inference import copy_network
 from gan_backbones.schema import AttributeSchema, Target
+from gan_backbones.utils.devices import plain_mode
+from gan_backbones.utils.files import read_safetensors, write_safetensors
 
 FORMAT = "latentgym-backbone-1"
 ROLES = ("generator", "discriminator", "classifier", "judge")

@@ -8,9 +8,7 @@ import torch
 from torch import nn
 
 from gan_backbones.backbone import Backbone
-from gan_backbones.classifier_training import predict_attributes
 from gan_backbones.datasets.cartoon_set import to_float
-from gan_backbones.devices import plain_mode
 from gan_backbones.metrics import (
     QUANTILES,
     batched,
@@ -23,6 +21,8 @@ from gan_backbones.metrics import (
 )
 from gan_backbones.networks import ConditionalGenerator
 from gan_backbones.schema import AttributeSchema
+from gan_backbones.training.classifiers import predict_attributes
+from gan_backbones.utils.devices import plain_mode
 
 NEIGHBOURS = 5
 """Which nearest neighbour precision and recall reach to, given more images than that."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from gan_backbones.backbone import Backbone, BackboneError
-from gan_backbones.devices import plain_mode
-from gan_backbones.graph_files import GRAPH_ENDINGS
-from gan_backbones.manifest import files_of_manifest, read_generator, read_manifest
+from gan_backbones.loading.graphs import GRAPH_ENDINGS
+from gan_backbones.loading.manifest import files_of_manifest, read_generator, read_manifest
+from gan_backbones.utils.devices import plain_mode
 
 ENTRY_POINT_GROUP = "latentgym.backbones"
 

@@ -12,7 +12,7 @@ import gymnasium as gym
 
 if TYPE_CHECKING:
     from latentgym import envs, wrappers
-    from latentgym.checks import check_vector_env
+    from latentgym.vector_env_checker import check_vector_env
 
 __all__ = ["check_vector_env", "envs", "register_all", "wrappers"]
 
@@ -52,7 +52,7 @@ def __getattr__(name: str) -> Any:
     if name in ("envs", "wrappers"):
         return importlib.import_module(f"latentgym.{name}")
     if name == "check_vector_env":
-        return importlib.import_module("latentgym.checks").check_vector_env
+        return importlib.import_module("latentgym.vector_env_checker").check_vector_env
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from gan_backbones import Backbone, BackboneError
-from gan_backbones.inference import fold
-from latentgym.directions import direction_matrix
+from gan_backbones.latents.directions import direction_matrix
+from gan_backbones.networks.inference import fold
 from latentgym.scores import (
     ATTRIBUTE_SCORES,
     REALISM_SCORES,

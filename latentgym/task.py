@@ -12,10 +12,10 @@ from numbers import Real
 import numpy as np
 
 from gan_backbones import Backbone, load
-from gan_backbones.devices import usable_device
+from gan_backbones.latents.directions import DEFAULT_PROBES, direction_matrix
 from gan_backbones.networks import ConditionalGenerator
 from gan_backbones.registry import version
-from latentgym.directions import DEFAULT_PROBES, direction_matrix
+from gan_backbones.utils.devices import usable_device
 from latentgym.scores import ATTRIBUTE_SCORES, REALISM_SCORES
 
 OBSERVATION_PARTS = ("latent", "target", "start", "attributes", "realism")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from agents.evaluation import EvaluationResult
-from gan_backbones.devices import plain_mode
-from gan_backbones.progress import ProgressBar
+from gan_backbones.utils.devices import plain_mode
+from gan_backbones.utils.progress import ProgressBar
 from latentgym.core import EVERY
 from latentgym.envs import LatentEditVectorEnv
 

@@ -10,7 +10,7 @@ from gan_backbones.datasets.emoji import EmojiFolder
 from gan_backbones.datasets.folders import AttributeTable, ImageFolder
 from gan_backbones.datasets.images import DatasetError, ImageDataset, read_image, to_float
 from gan_backbones.datasets.mnist import MNIST, FashionMNIST
-from gan_backbones.datasets.opening import open_dataset
+from gan_backbones.datasets.readers import open_dataset
 from gan_backbones.datasets.splitting import find_held_out, split
 from gan_backbones.datasets.summary import describe, list_damaged
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gan_backbones.files import write_atomically
-from gan_backbones.progress import ProgressBar
 from gan_backbones.schema import AttributeSchema
+from gan_backbones.utils.files import write_atomically
+from gan_backbones.utils.progress import ProgressBar
 
 IMAGE_SIZE = 64
 IMAGES_PER_FOLDER = 10_000  # numbered sub-folders, as CartoonSet100k has them

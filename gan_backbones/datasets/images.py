@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageColor, ImageOps
 from torch.utils.data import Dataset
 
-from gan_backbones.progress import ProgressBar
 from gan_backbones.schema import AttributeSchema
+from gan_backbones.utils.progress import ProgressBar
 
 ENDINGS = {
     ".png": "PNG",

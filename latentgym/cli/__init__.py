@@ -25,22 +25,22 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(
-        "edits",
+        "demo",
         "demo",
         "Watch an agent learn to change faces: a few minutes on two cores, no GPU needed.",
     ),
     "train": Command(
-        "training",
+        "train",
         "train",
         "Train an agent, keep the best of its networks, and test it on other starts.",
     ),
     "evaluate": Command(
-        "training",
+        "evaluate",
         "evaluate",
         "Evaluate a trained agent greedily: means and 95 % bootstrap intervals.",
     ),
     "plot": Command(
-        "training",
+        "plot",
         "plot",
         "Plot learning curves: the mean over seeds with a 95 % bootstrap band.",
     ),
@@ -50,7 +50,7 @@ COMMANDS = {
         "Edit images by hand: choose a direction, move along it, undo, save.",
     ),
     "train-backbone": Command(
-        "backbones",
+        "train_backbone",
         "train_backbone",
         "Train a generator, and what judges its images, on a folder of images; write a backbone.",
     ),
@@ -61,43 +61,43 @@ COMMANDS = {
     ),
 }
 BENCHMARKS = {
-    "ablation": Command(
-        "agent_benchmarks",
-        "benchmark_ablation",
+    "dqn-ablation": Command(
+        "benchmarks.dqn_ablation",
+        "benchmark_dqn_ablation",
         "Compare DQN without and with each of its parts: learning curve and final performance.",
     ),
     "agent-speed": Command(
-        "agent_speed",
+        "benchmarks.agent_speed",
         "benchmark_agent_speed",
         "Time DQN's `learn` and the replay buffer against Stable-Baselines3's, on one thread.",
     ),
     "agents": Command(
-        "agent_benchmarks",
+        "benchmarks.agents",
         "benchmark_agents",
         "Compare agents over seeds: greedy returns, steps until solved, training returns, speed.",
     ),
     "backbone": Command(
-        "backbones",
+        "benchmarks.backbone",
         "benchmark_backbone",
         "Measure a backbone on held-out images: accuracies, agreement, dropped modes, precision.",
     ),
-    "choices": Command(
-        "choices",
-        "benchmark_choices",
+    "env-ablation": Command(
+        "benchmarks.env_ablation",
+        "benchmark_env_ablation",
         "Compare settings of LatentEdit-v0: gradient reference, myopic gradient, random and DQN.",
     ),
     "gan-ablation": Command(
-        "gan_ablation",
+        "benchmarks.gan_ablation",
         "benchmark_gan_ablation",
         "Compare ways of training a GAN at equal budget, in the features of a judge of its own.",
     ),
     "gan-training": Command(
-        "gan_speed",
+        "benchmarks.gan_training",
         "benchmark_gan_training",
         "Time the GAN trainer against a plain fp32 loop, in turns, on the CPU.",
     ),
     "throughput": Command(
-        "throughput",
+        "benchmarks.throughput",
         "benchmark_throughput",
         "Measure LatentEdit-v0's speed, accuracy and memory, each as a ratio within this one run.",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.checks import MAX_SEED
+from agents.validation import MAX_SEED
 
 
 def check_seed(seed: int) -> None:

@@ -13,7 +13,7 @@ import tyro
 
 from gan_backbones import Backbone, load
 from gan_backbones.datasets import DatasetError, ImageDataset, open_dataset, to_float
-from gan_backbones.exploring import (
+from gan_backbones.latents.exploration import (
     changing_coordinates,
     coordinate_sweep,
     device_of,
@@ -26,14 +26,14 @@ from gan_backbones.exploring import (
     slerp,
     truncate,
 )
-from gan_backbones.files import check_output_folder, write_json
 from gan_backbones.metrics import batched
 from gan_backbones.networks import ConditionalGenerator
-from gan_backbones.progress import ProgressBar
+from gan_backbones.utils.files import check_output_folder, write_json
+from gan_backbones.utils.progress import ProgressBar
 from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.pictures import save_gif, save_rows
 from latentgym.cli.tasks import parse_target
-from latentgym.rendering import tile
+from latentgym.rendering.frame import tile
 
 COLUMNS = 9
 PSIS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)

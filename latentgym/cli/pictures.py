@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 
 from agents.evaluation import bootstrap_interval
-from gan_backbones.files import write_atomically
+from gan_backbones.utils.files import write_atomically
 
 matplotlib.use("Agg")  # files only; works without a screen
 from matplotlib import font_manager
@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from latentgym.fonts import font_for
+from latentgym.rendering.fonts import font_for
 
 
 def save_edits(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gan_backbones.files import check_output_folder
+from gan_backbones.utils.files import check_output_folder
 from latentgym.cli.arguments import check_seed
 from latentgym.cli.tasks import DEFAULT_TARGET, Target, parse_target
-from latentgym.play import PlaySession
-from latentgym.rendering import Window, load_pygame
+from latentgym.rendering.frame import Window, load_pygame
+from latentgym.rendering.play import PlaySession
 
 FPS = 30
 KEY_DELAY, KEY_INTERVAL = 400, 80  # a key that is held repeats; milliseconds

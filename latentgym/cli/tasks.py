@@ -9,13 +9,14 @@ import torch
 import tyro
 
 from agents.environments import registered_id
-from gan_backbones.devices import computes_in_bf16
+from gan_backbones.utils.devices import computes_in_bf16
 
 # Streams of seeds that never meet: training, choosing the best network, and the final test.
 SELECTION_SEED, TEST_SEED = 1_000_000, 2_000_000
 
 PYTHON_WORDS = {"True": True, "False": False, "None": None}
 
+ENV = "LatentEdit-v0"
 DEFAULT_TARGET = ("hairColor=a55728",)
 
 Target = Annotated[

@@ -12,9 +12,9 @@ import numpy as np
 from gymnasium.envs.classic_control import cartpole as classic
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from latentgym.envs import vectorising
+from latentgym.envs import vector_utils
 from latentgym.envs.interrupts import Undo
-from latentgym.envs.reading import (
+from latentgym.envs.options import (
     VECTOR_OPTIONS,
     PlainSpec,
     check_options,
@@ -24,7 +24,7 @@ from latentgym.envs.reading import (
     read_action,
     read_bounds,
 )
-from latentgym.rendering import Window, load_pygame, pixels, tile
+from latentgym.rendering.frame import Window, load_pygame, pixels, tile
 
 if TYPE_CHECKING:
     import pygame
@@ -208,7 +208,7 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
             raise gym.error.ResetNeeded(f"call reset before {method}")
 
 
-class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
+class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
     """Many cart-poles at once, moved by Gymnasium's batched physics: see :class:`CartPoleEnv`.
 
     Row ``i`` equals a single environment that was seeded with ``seed + i`` and given the same
@@ -235,11 +235,11 @@ class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         **reward: Any,
     ):
-        vectorising.check_num_envs(num_envs)
+        vector_utils.check_num_envs(num_envs)
         check_render_mode(render_mode, self.metadata["render_modes"])
         super().__init__(
             num_envs,
-            vectorising.step_limit(max_episode_steps),
+            vector_utils.step_limit(max_episode_steps),
             render_mode,
             _flag("sutton_barto_reward", sutton_barto_reward),
         )
@@ -271,7 +271,7 @@ class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
             gymnasium.error.Error: a row's seed is negative or no integer.
         """
         options = check_options(options, (*OPTIONS, *VECTOR_OPTIONS))
-        mask = vectorising.read_mask(options, self.num_envs, self._begun)
+        mask = vector_utils.read_mask(options, self.num_envs, self._begun)
         low, high = read_bounds(options, -START_BOUND, START_BOUND)
         with self._undo() as undo:
             self._seed_rows(seed, mask)
@@ -290,7 +290,7 @@ class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
         """
         self._check_begun("step")
         actions = read_action(self.action_space, actions)
-        resetting = vectorising.rows_to_reset(self.autoreset_mode, self.prev_done)
+        resetting = vector_utils.rows_to_reset(self.autoreset_mode, self.prev_done)
         with self._undo() as undo:
             return self._step(actions, resetting, undo)
 
@@ -352,11 +352,11 @@ class CartPoleVectorEnv(vectorising.RowsVectorEnv, classic.CartPoleVectorEnv):
             self._begin(resetting, undo)
         finals: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            final_info = vectorising.shown(info, ended)
-            finals = vectorising.final_infos(self._observations(), final_info, ended)
+            final_info = vector_utils.shown(info, ended)
+            finals = vector_utils.final_infos(self._observations(), final_info, ended)
             self._begin(ended, undo)
             moved = ~ended  # the infos of new episodes are empty
-        infos = vectorising.shown(info, moved) | finals
+        infos = vector_utils.shown(info, moved) | finals
         return self._observations(), rewards, terminations, truncations, infos
 
     def _undo(self) -> Undo:

@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space
 
 from latentgym.envs.cartpole import CartPoleEnv, CartPoleVectorEnv, Drawing
 from latentgym.envs.interrupts import Undo
-from latentgym.rendering import load_pygame
+from latentgym.rendering.frame import load_pygame
 
 # Counted from the lower edge of Gymnasium's picture: the rows in which cart and pole are.
 STRIP_BOTTOM, STRIP_HEIGHT = 80, 160

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from latentgym.envs.single import NudgeEnv
-from latentgym.envs.vector import EditVectorEnv
+from latentgym.envs.edit_env import NudgeEnv
+from latentgym.envs.edit_vector_env import EditVectorEnv
 from latentgym.interfaces import DISCRETE
 
 
@@ -83,9 +83,9 @@ class LatentEditEnv(NudgeEnv):
     |---|---|---|
     | `backbone` | `"cartoon-faces"` | name, path, or `gan_backbones.Backbone` |
     | `target` | `None` | variants wanted, as `{"hairColor": "a55728"}`; or a list of attributes, one of which is drawn per episode with a variant; `None`: any attribute |
-    | `directions` | `"attributes"` | `"coordinates"`, `"pca"`, `"sefa"`, `"attributes"` (see `latentgym.directions`), or a matrix `[K, d]` as nested lists |
+    | `directions` | `"attributes"` | `"coordinates"`, `"pca"`, `"sefa"`, `"attributes"` (see `gan_backbones.latents.directions`), or a matrix `[K, d]` as nested lists |
     | `num_directions` | `None` | number of PCA or SeFa directions; `None`: 24, or as many as there are |
-    | `num_probes` | 8192 | number of random images that `"pca"` and `"attributes"` directions are fitted to, at the first use of a backbone; the result is kept on disk |
+    | `num_probes` | 2048 | number of random images that `"pca"` and `"attributes"` directions are fitted to, at the first use of a backbone; the result is kept on disk |
     | `delta` | 0.5 | length of a nudge |
     | `latent_bound` | 3.0 | each coordinate is clipped to plus and minus this; or `"sphere"`: the latent is put back onto the sphere of radius sqrt(d), near which N(0, I) lies |
     | `start` | `"lacks_target"` | or `"any"` |

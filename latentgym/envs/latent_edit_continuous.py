@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from latentgym.envs.single import EditEnv
-from latentgym.envs.vector import EditVectorEnv
+from latentgym.envs.edit_env import EditEnv
+from latentgym.envs.edit_vector_env import EditVectorEnv
 from latentgym.interfaces import CONTINUOUS
 
 

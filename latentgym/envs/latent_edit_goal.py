@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gan_backbones.devices import plain_mode
-from latentgym.envs.single import NudgeEnv
-from latentgym.envs.vector import EditVectorEnv
+from gan_backbones.utils.devices import plain_mode
+from latentgym.envs.edit_env import NudgeEnv
+from latentgym.envs.edit_vector_env import EditVectorEnv
 from latentgym.interfaces import GOAL_REWARDS, goal_interface, goal_reached
 from latentgym.task import REWARD_ARGUMENTS
 

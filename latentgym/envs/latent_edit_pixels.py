@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from latentgym.envs.single import NudgeEnv
-from latentgym.envs.vector import EditVectorEnv
+from latentgym.envs.edit_env import NudgeEnv
+from latentgym.envs.edit_vector_env import EditVectorEnv
 from latentgym.interfaces import PIXELS
 
 

@@ -1,0 +1,122 @@
+"""Agents of all kinds by name: made, trained, saved and loaded in one way."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+from gymnasium.vector import VectorEnv
+
+from agents import dqn, reinforce
+from agents.environments import make_env
+from agents.validation import check_names
+from gan_backbones.utils.files import read_format
+
+KINDS = (
+    "dqn",
+    "reinforce",
+    "sb3-a2c",
+    "sb3-ddpg",
+    "sb3-dqn",
+    "sb3-ppo",
+    "sb3-sac",
+    "sb3-td3",
+)
+"""Our own agents and Stable-Baselines3's."""
+
+OWN = {"dqn": dqn.DQN, "reinforce": reinforce.Reinforce}
+
+
+class Agent(Protocol):
+    """What agents of all kinds have; see `agents.DQN`."""
+
+    num_timesteps: int
+
+    def learn(self, total_timesteps: int, callback: Any = (), progress_bar: bool = False) -> Agent:
+        """Learn for so many more steps."""
+
+    def predict(self, observation: Any, **_: Any) -> tuple[Any, Any]:
+        """Actions for observations."""
+
+    def get_parameters(self) -> dict[str, Any]:
+        """The networks' parameters."""
+
+    def set_parameters(self, parameters: Any) -> None:
+        """Take over what :meth:`get_parameters` gave."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it to one file, for `load_agent`."""
+
+
+def make_agent(
+    kind: str, env: gym.Env | VectorEnv, seed: int | None = None, **hyperparameters: Any
+) -> Agent:
+    """An agent by name.
+
+    Args:
+        kind: one of `KINDS`.
+        env: what it learns in; see `make_env`.
+        seed: of everything random.
+        **hyperparameters: of the agent.
+
+    Raises:
+        ValueError: an unknown kind, hyper-parameters it does not have or that are out of range,
+            or an environment it cannot handle.
+    """
+    if check_kind(kind) not in OWN:
+        from agents.sb3.agent import SB3Agent  # slow to import
+
+        return SB3Agent(kind, env, seed, **hyperparameters)
+    parameters = inspect.signature(OWN[kind]).parameters
+    check_names(kind, hyperparameters, parameters, hyperparameter_names(kind))
+    try:
+        return OWN[kind](env, seed=seed, **hyperparameters)
+    except TypeError as error:  # "abc" where a number should be
+        raise ValueError(f"{kind}: {error}") from None
+
+
+def hyperparameter_names(kind: str) -> list[str]:
+    """What `make_agent` takes for this kind, besides the seed.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if check_kind(kind) not in OWN:
+        from agents.sb3 import agent
+
+        return agent.hyperparameter_names(kind)
+    return [n for n in inspect.signature(OWN[kind]).parameters if n not in ("env", "seed")]
+
+
+def load_agent(
+    path: str | Path, env: gym.Env | VectorEnv | None = None, device: str = "cpu"
+) -> Agent:
+    """Read an agent of any kind that its ``save`` wrote; with ``env`` it can go on learning.
+
+    Raises:
+        ValueError: a missing or damaged file, or one that holds no agent.
+    """
+    file_format = read_format(path)
+    if file_format == dqn.FORMAT:
+        return dqn.DQN.load(path, env, device)
+    if file_format == reinforce.FORMAT:
+        return reinforce.Reinforce.load(path, env, device)
+    if not str(file_format).startswith("latentgym-sb3-"):
+        raise ValueError(f"{path}: not an agent; its format is {file_format!r}")
+    from agents.sb3.agent import SB3Agent
+
+    return SB3Agent.load(path, env, device)
+
+
+def make_training_env(kind: str, env_id: str, num_envs: int, **options: Any) -> gym.Env | VectorEnv:
+    """`make_env` in the autoreset mode that the agent needs."""
+    return make_env(env_id, num_envs, same_step=check_kind(kind) not in OWN, **options)
+
+
+def check_kind(kind: str) -> str:
+    """The kind itself, or a ValueError that names those there are."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown agent {kind!r}; allowed: {', '.join(KINDS)}")
+    return kind

@@ -1,0 +1,1 @@
+"""Latent spaces: sampling, interpolation, directions."""

@@ -1,0 +1,1 @@
+"""Backbones that others bring: Python objects, manifests, graph networks."""

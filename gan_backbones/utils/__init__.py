@@ -1,0 +1,1 @@
+"""What all three packages use: files, locks, progress bars, devices, caches, checks."""

@@ -1,0 +1,238 @@
+"""One edit at a time: what all single editing environments share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from gan_backbones import AttributeSchema, Backbone
+from gan_backbones.utils.devices import plain_mode
+from latentgym.core import CHANGING, COMPONENTS, EVERY, EditCore
+from latentgym.envs.interrupts import Undo
+from latentgym.envs.options import (
+    PlainSpec,
+    check_render_mode,
+    check_state,
+    generator,
+    read_action,
+    read_latents,
+    read_options,
+)
+from latentgym.interfaces import DISCRETE, Interface, nudge_keys
+from latentgym.rendering.frame import EditView, Window, draw_frame, view_edit
+from latentgym.task import EditTask
+
+
+class EditEnv(PlainSpec, gym.Env):
+    """A core of one row behind an interface; each editing environment states which.
+
+    Args:
+        render_mode: ``"human"`` or ``"rgb_array"``.
+        **task: as for `latentgym.task.EditTask`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
+    interface: Interface = DISCRETE
+
+    @plain_mode()
+    def __init__(self, render_mode: str | None = None, **task: Any):
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        self.render_mode = render_mode
+        self.core = EditCore(EditTask(**task), 1, self.interface.keep_pictures)
+        self.observation_space = self.interface.observation_space(self.core)
+        self.action_space = self.interface.action_space(self.core)
+        self._begun = False
+        self._steps = 0
+        self._return = 0.0
+        self._window: Window | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """What is being steered."""
+        return self.core.backbone
+
+    @property
+    def schema(self) -> AttributeSchema:
+        """The attributes of the backbone's images."""
+        return self.core.schema
+
+    @property
+    def evaluations(self) -> int:
+        """How many images were generated and scored so far."""
+        return self.core.evaluations
+
+    @plain_mode()
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin a new edit.
+
+        Args:
+            seed: of the environment's own random generator.
+            options: ``"latent"``: start latent ``[latent_dim]`` within the bounds; ``"target"``:
+                dict of wanted variants.
+
+        Raises:
+            ValueError: an option of the wrong shape, out of bounds, or with unknown names.
+            gymnasium.error.Error: a seed that is negative or no integer.
+        """
+        latent, target = read_options(self.core, options, 1)
+        with self._undo() as undo:
+            if self._np_random is not None:
+                undo.remember([self._np_random])
+            super().reset(seed=seed)
+            self._begun = False  # until this has gone well
+            self.core.begin(EVERY, [self.np_random], latent, target)
+            self._begun, self._steps, self._return = True, 0, 0.0
+            if self.render_mode == "human":
+                self._show()
+            return self._observation(), _first(self.core.info(EVERY))
+
+    @plain_mode()
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Move the latent.
+
+        Raises:
+            ValueError: an action outside the action space.
+            gymnasium.error.ResetNeeded: no edit was begun, or the last step failed.
+            FloatingPointError: a network returned a value that is not finite.
+        """
+        self._check_begun("step")
+        core, interface = self.core, self.interface
+        action = read_action(self.action_space, action)
+        actions = torch.from_numpy(action[None]).to(core.device)
+        with self._undo():
+            self._begun = False  # until this has gone well
+            # gym.make tells an environment nothing of its step limit: any step may be the last.
+            components = core.move(EVERY, interface.moves(core, actions), judge=True)
+            self._begun = True
+            reward, parts = interface.rewards(core, EVERY, components)
+            reward = float(reward)
+            self._steps += 1
+            self._return += reward
+            terminated = core.task.terminate_on_success and bool(interface.reached(core, EVERY))
+            info = core.info(EVERY) | {"rewards": parts} | core.verdict(EVERY, judged=True)
+            if self.render_mode == "human":
+                self._show()
+            return self._observation(), reward, terminated, False, _first(info)
+
+    @plain_mode()
+    def score(self, latents: np.ndarray) -> dict[str, np.ndarray]:
+        """Score images of ``latents`` as if each were this edit's current one.
+
+        For search methods: counts towards ``evaluations``, does not move the edit.
+
+        Args:
+            latents: float ``[N, latent_dim]``.
+
+        Returns:
+            ``potential`` ``[N]``, whose change is the reward, and its components ``realism``,
+            ``attributes``, ``keep``, ``identity`` and ``success``.
+
+        Raises:
+            ValueError: latents of another shape, or not finite numbers.
+        """
+        self._check_begun("score")
+        latents = torch.from_numpy(read_latents(latents, self.backbone.latent_dim))
+        latents = latents.to(self.core.device)
+        rows = torch.zeros(len(latents), dtype=torch.int64, device=self.core.device)
+        with self._undo(), torch.no_grad():
+            parts = self.core.potential(self.core.assess(latents, rows), rows)
+        named = dict(zip(COMPONENTS, parts.unbind(), strict=True))
+        scores = {"potential": parts.sum(dim=0), **named}
+        return {name: value.cpu().numpy().copy() for name, value in scores.items()}
+
+    @plain_mode()
+    def get_state(self) -> dict[str, Any]:
+        """All that an edit is: plain dicts, numbers and arrays, fit for pickling.
+
+        The step limit that ``gym.make`` applies counts in its own wrapper and is not part of it.
+        """
+        self._check_begun("get_state")
+        return self._state()
+
+    @plain_mode()
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`get_state` of an environment with the same arguments gave.
+
+        Raises:
+            ValueError: not such a state; nothing is changed then.
+        """
+        check_state(state, self._state())
+        rng = generator(state["random"])
+        with self._undo():
+            self.core.set_state(state["core"])
+            self.np_random = rng
+            self._steps, self._return = state["steps"], state["return"]
+            self._begun = True
+
+    @plain_mode()
+    def view(self) -> EditView:
+        """What a frame shows of the edit as it stands."""
+        return view_edit(self.core, 0, self._steps, self._return)
+
+    def render(self) -> np.ndarray | None:
+        """A frame uint8 ``[H, W, 3]`` if ``render_mode`` is ``"rgb_array"``."""
+        if self.render_mode == "rgb_array":
+            return draw_frame(self.view())
+        if self.render_mode == "human":
+            self._show()
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "core": self.core.get_state(),
+            "random": self.np_random.bit_generator.state,
+            "steps": self._steps,
+            "return": self._return,
+        }
+
+    def _undo(self) -> Undo:
+        """Return what undoes an interrupted block."""
+        own = ("_begun", "_steps", "_return", "_np_random", "_np_random_seed")
+        return Undo((self, own), (self.core, CHANGING))
+
+    def _check_begun(self, method: str) -> None:
+        if not self._begun:
+            raise gym.error.ResetNeeded(f"call reset before {method}")
+
+    def _observation(self) -> Any:
+        observation = self.interface.observe(self.core, EVERY)
+        if isinstance(observation, dict):
+            return {key: value[0].cpu().numpy() for key, value in observation.items()}
+        return observation[0].cpu().numpy()
+
+    def _show(self) -> None:
+        if self._window is None:
+            title = self.spec.id if self.spec else type(self).__name__
+            self._window = Window(title, self.metadata["render_fps"])
+        self._window.show(draw_frame(self.view()))
+
+
+class NudgeEnv(EditEnv):
+    """An editing environment whose discrete nudges a keyboard can give."""
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Keys to actions, for ``gymnasium.utils.play.play``."""
+        return nudge_keys(self.core)
+
+
+def _first(info: dict[str, Any]) -> dict[str, Any]:
+    """Row 0 of batched infos as plain Python numbers and numpy arrays."""
+    first = {}
+    for key, value in info.items():
+        if isinstance(value, dict):
+            first[key] = _first(value)
+        else:
+            first[key] = value[0].cpu().numpy().copy() if value.ndim > 1 else value[0].item()
+    return first

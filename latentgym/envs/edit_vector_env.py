@@ -1,0 +1,386 @@
+"""Many edits at once: what all batched editing environments share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from gan_backbones import Backbone
+from gan_backbones.utils.devices import plain_mode
+from latentgym.core import CHANGING, EVERY, EditCore, Rows
+from latentgym.envs import vector_utils
+from latentgym.envs.interrupts import Undo
+from latentgym.envs.options import (
+    VECTOR_OPTIONS,
+    check_render_mode,
+    check_state,
+    generator,
+    one_line,
+    read_action,
+    read_options,
+)
+from latentgym.interfaces import DISCRETE, Interface
+from latentgym.rendering.frame import draw_frame, tile, view_edit
+from latentgym.task import EditTask
+
+
+class EditVectorEnv(vector_utils.RowsVectorEnv):
+    """A core of many rows behind an interface, with one batched forward pass per step.
+
+    Row ``i`` equals a single environment that was seeded with ``seed + i`` and given the same
+    actions: latents, actions and end flags exactly, rewards up to float rounding.
+
+    With ``tensors=True`` actions are taken, and observations, rewards, flags and infos given, as
+    tensors on the task's ``device``, without a copy to the host. A step then waits for the device
+    only where an episode ends, since starts are drawn on the host; with ``terminate_on_success``
+    it has to look for ended episodes, and so waits at each step. Away from the CPU, values of
+    actions are not checked, and a network's value that is not finite is reported when an episode
+    ends.
+
+    Args:
+        num_envs: how many.
+        max_episode_steps: rows are truncated after so many steps; ``None`` or -1: never.
+        autoreset_mode: what happens to a row whose episode has ended (`AutoresetMode`, or its
+            value as text).
+        render_mode: ``"rgb_array"``: :meth:`render` returns each row's frame.
+        tensors: give and take torch tensors instead of numpy arrays. ``final_obs`` then is a
+            batch of all rows, of which ``_final_obs`` tells the ended ones.
+        **task: as for `latentgym.task.EditTask`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    interface: Interface = DISCRETE
+
+    @plain_mode()
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        tensors: bool = False,
+        **task: Any,
+    ):
+        vector_utils.check_num_envs(num_envs)
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.tensors = tensors
+        task = EditTask(**task)
+        self._never_waits = tensors and torch.device(task.device).type != "cpu"
+        self.core = EditCore(
+            task, num_envs, self.interface.keep_pictures, check_at_once=not self._never_waits
+        )
+        self.single_observation_space = self.interface.observation_space(self.core)
+        self.single_action_space = self.interface.action_space(self.core)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._limit = vector_utils.step_limit(max_episode_steps)
+        self._begun = False
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._returns = torch.zeros(num_envs, dtype=torch.float32, device=self.core.device)
+        self._ended = np.zeros(num_envs, dtype=np.bool_)
+
+    @property
+    def backbone(self) -> Backbone:
+        """What is being steered."""
+        return self.core.backbone
+
+    @plain_mode()
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin new edits in all rows, or in those of ``options["reset_mask"]``.
+
+        Args:
+            seed: row ``i`` is seeded with ``seed + i``, or with the i-th of a sequence.
+            options: ``"reset_mask"``: bool ``[num_envs]``; ``"latent"``: start latents
+                ``[num_envs, latent_dim]`` or one ``[latent_dim]`` for all; ``"target"``: dict of
+                wanted variants for all rows. The dict is read, never changed.
+
+        Raises:
+            ValueError: a seed or an option of the wrong shape, out of bounds, or with unknown
+                names.
+            gymnasium.error.Error: a row's seed is negative or no integer.
+        """
+        latents, target = read_options(self.core, options, self.num_envs, VECTOR_OPTIONS)
+        mask = self._read_mask(options)
+        with self._undo() as undo:
+            self._seed_rows(seed, mask)
+            self._begun = False  # until this has gone well
+            self._begin(mask, undo, latents, target)
+            self._begun = True
+            rows = self._rows(mask)
+            return self._observations(), self._spread(self.core.info(rows), mask, rows)
+
+    @plain_mode()
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Move all latents with one batched forward pass.
+
+        Raises:
+            ValueError: actions outside the action space.
+            gymnasium.error.ResetNeeded: no edits were begun, the last step failed, or a row has
+                ended, in `AutoresetMode.DISABLED`.
+            FloatingPointError: a network returned a value that is not finite.
+        """
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before step")
+        resetting = vector_utils.rows_to_reset(self.autoreset_mode, self._ended)
+        actions = self._read_actions(actions)
+        with self._undo() as undo:
+            self._begun = False  # until this has gone well
+            returned = self._step(actions, resetting, undo)
+            self._begun = True
+            return returned
+
+    def _step(
+        self, actions: torch.Tensor, resetting: np.ndarray, undo: Undo
+    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        moving = ~resetting
+        rows = self._rows(moving)
+        self._steps = self._steps + moving
+        truncations = moving & (self._steps >= self._limit)
+        terminations = np.zeros_like(truncations)
+        # Where all end by the step limit, the judge is asked along with the others.
+        judge = bool((truncations == moving).all())
+        rewards = torch.zeros(0, dtype=torch.float32, device=self.core.device)
+        parts: dict[str, torch.Tensor] = {}
+        if rows is EVERY or len(rows):
+            components = self.core.move(rows, self.interface.moves(self.core, actions[rows]), judge)
+            rewards, parts = self.interface.rewards(self.core, rows, components)
+            if self.core.task.terminate_on_success:
+                terminations[moving] = self.interface.reached(self.core, rows).cpu().numpy()
+        if rows is not EVERY:
+            self._begin(resetting, undo)
+        rewards = self._in_full(rewards, rows)
+        self._returns = self._returns + rewards
+        ended = terminations | truncations
+        infos = self._infos(moving, rows, parts, ended, judge)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
+            infos = self._reset_within_step(ended, parts, infos, undo)
+        else:
+            self._ended = ended
+        return (
+            self._observations(),
+            rewards if self.tensors else rewards.cpu().numpy().astype(np.float64),
+            self._flags(terminations),
+            self._flags(truncations),
+            infos,
+        )
+
+    @plain_mode()
+    def get_state(self) -> dict[str, Any]:
+        """All that the edits are: plain dicts, lists, numbers and arrays, fit for pickling."""
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before get_state")
+        return self._state()
+
+    @plain_mode()
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`get_state` of an environment with the same arguments gave.
+
+        Raises:
+            ValueError: not such a state; nothing is changed then.
+        """
+        check_state(state, self._state())
+        rngs = [generator(saved) for saved in state["random"]]
+        with self._undo():
+            self.core.set_state(state["core"])
+            self._set_generators(rngs)
+            self._steps, self._ended = state["steps"].copy(), state["ended"].copy()
+            self._returns = torch.from_numpy(state["returns"]).to(self.core.device, copy=True)
+            self._begun = True
+
+    @plain_mode()
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Each row's frame uint8 ``[H, W, 3]``, as its single environment draws it.
+
+        Returns:
+            ``num_envs`` frames, or ``None`` without a render mode.
+        """
+        if self.render_mode is None:
+            return None
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before render")
+        returns = self._returns.tolist()
+        return tuple(
+            draw_frame(view_edit(self.core, row, int(self._steps[row]), returns[row]))
+            for row in range(self.num_envs)
+        )
+
+    @plain_mode()
+    def render_grid(self) -> np.ndarray:
+        """All current images, without captions, as one picture uint8 ``[H, W, 3]``.
+
+        It needs no render mode.
+        """
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset before render_grid")
+        return tile(self.core.images(self.core.latents))
+
+    # Inside -------------------------------------------------------------------------------------
+
+    def _undo(self) -> Undo:
+        """Return what undoes an interrupted block."""
+        own = ("_begun", "_steps", "_returns", "_ended", "_rngs", "_seeds")
+        return Undo((self, own), (self.core, CHANGING))
+
+    def _state(self) -> dict[str, Any]:
+        rngs = self._rngs or [np.random.default_rng()] * self.num_envs
+        return {
+            "core": self.core.get_state(),
+            "random": [rng.bit_generator.state for rng in rngs],
+            "steps": self._steps.copy(),
+            "returns": self._returns.cpu().numpy().copy(),
+            "ended": self._ended.copy(),
+        }
+
+    def _begin(
+        self,
+        mask: np.ndarray,
+        undo: Undo,
+        latents: np.ndarray | None = None,
+        target: Mapping[str, str] | None = None,
+    ) -> None:
+        rngs = [self._rngs[row] for row in np.flatnonzero(mask)]
+        undo.remember(rngs)
+        self.core.begin(self._rows(mask), rngs, None if latents is None else latents[mask], target)
+        begun = torch.from_numpy(mask.copy()).to(self.core.device)
+        self._returns = self._returns.masked_fill(begun, 0.0)
+        self._steps = np.where(mask, 0, self._steps)
+        self._ended = self._ended & ~mask
+
+    def _reset_within_step(
+        self,
+        ended: np.ndarray,
+        parts: dict[str, torch.Tensor],
+        infos: dict[str, Any],
+        undo: Undo,
+    ) -> dict[str, Any]:
+        """Reset the ended rows; what they ended with goes into final_obs and final_info."""
+        observations, info = self._observations(), self._narrow(infos, ended)
+        if self.tensors:
+            flags = {name: self._flags(ended) for name in ("_final_obs", "_final_info")}
+            final = {"final_obs": observations, "final_info": info, **flags}
+        else:
+            final = vector_utils.final_infos(observations, info, ended)
+        self._begin(ended, undo)
+        self._ended = np.zeros_like(ended)
+        rows = self._rows(~ended)
+        going_on = {} if ended.all() else {name: value[rows] for name, value in parts.items()}
+        return self._infos(~ended, rows, going_on, np.zeros_like(ended), False) | final
+
+    def _infos(
+        self,
+        moved: np.ndarray,
+        rows: Rows,
+        parts: dict[str, torch.Tensor],
+        ended: np.ndarray,
+        judged: bool,
+    ) -> dict[str, Any]:
+        """Infos as Gymnasium's vector environments lay them out: arrays with masks."""
+        infos = self._spread(self.core.info(EVERY), np.ones_like(moved), EVERY)
+        if parts:
+            infos |= self._spread({"rewards": parts}, moved, rows)
+        if ended.any():
+            rows = self._rows(ended)
+            infos |= self._spread(self.core.verdict(rows, judged), ended, rows)
+            if self._never_waits:
+                self.core.raise_unless_finite()
+        return infos
+
+    def _spread(self, info: dict[str, Any], mask: np.ndarray, rows: Rows) -> dict[str, Any]:
+        """Batched infos of ``rows``, those of ``mask``, in full length, each with its ``_mask``."""
+        spread: dict[str, Any] = {}
+        for key, value in info.items():
+            if isinstance(value, dict):
+                spread[key] = self._spread(value, mask, rows)
+            else:
+                value = self._in_full(value, rows)
+                spread[key] = value if self.tensors else _as_numpy(value)
+            spread[f"_{key}"] = self._flags(mask)
+        return spread
+
+    def _in_full(self, value: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """One entry for each row: ``value`` for ``rows``, zero for the others."""
+        if rows is EVERY:
+            return value
+        full = value.new_zeros(self.num_envs, *value.shape[1:])
+        full[rows] = value
+        return full
+
+    def _narrow(self, infos: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+        """The same infos, shown for the rows in ``mask`` alone."""
+        flags = self._flags(mask)
+        return {
+            key: self._narrow(value, mask)
+            if isinstance(value, dict)
+            else (value & flags if key.startswith("_") else value)
+            for key, value in infos.items()
+        }
+
+    def _observations(self) -> Any:
+        observations = self.interface.observe(self.core, EVERY)
+        if self.tensors:
+            return observations
+        if isinstance(observations, dict):
+            return {key: value.cpu().numpy() for key, value in observations.items()}
+        return observations.cpu().numpy()
+
+    def _flags(self, mask: np.ndarray) -> Any:
+        """A copy of a mask, as what this environment gives."""
+        if not self.tensors:
+            return mask.copy()
+        if not mask.any():
+            return torch.zeros(self.num_envs, dtype=torch.bool, device=self.core.device)
+        if mask.all():
+            return torch.ones(self.num_envs, dtype=torch.bool, device=self.core.device)
+        return torch.from_numpy(mask.copy()).to(self.core.device)
+
+    def _rows(self, mask: np.ndarray) -> Rows:
+        if mask.all():
+            return EVERY
+        return torch.from_numpy(np.flatnonzero(mask)).to(self.core.device)
+
+    def _read_actions(self, actions: Any) -> torch.Tensor:
+        if self._never_waits:
+            return self._read_tensor(actions)
+        if isinstance(actions, torch.Tensor):
+            actions = actions.detach().cpu().numpy()
+        return torch.from_numpy(read_action(self.action_space, actions)).to(self.core.device)
+
+    def _read_tensor(self, actions: Any) -> torch.Tensor:
+        """Actions on the device: their values are not looked at, as that would wait for it."""
+        space = self.action_space
+        kind = torch.int64 if np.issubdtype(space.dtype, np.integer) else torch.float32
+        described = (
+            f"{actions.dtype} {tuple(actions.shape)}"
+            if isinstance(actions, torch.Tensor)
+            else one_line(actions)
+        )
+        if described != f"{kind} {space.shape}":
+            raise ValueError(f"actions are {described}; expected a tensor {kind} {space.shape}")
+        return actions.detach().to(self.core.device)
+
+    def _read_mask(self, options: dict[str, Any] | None) -> np.ndarray:
+        mask = (options or {}).get("reset_mask")
+        if self.tensors and isinstance(mask, torch.Tensor):
+            options = {"reset_mask": mask.cpu().numpy()}
+        return vector_utils.read_mask(options, self.num_envs, self._begun)
+
+
+def _as_numpy(info: torch.Tensor) -> np.ndarray:
+    """An info as `SyncVectorEnv` has it: single environments give numbers as Python's floats."""
+    array = info.cpu().numpy()
+    return array.astype(np.float64) if info.ndim == 1 and info.is_floating_point() else array

@@ -1,0 +1,242 @@
+"""Reading what users pass, with one clear line where it is wrong."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import seeding
+
+from latentgym.core import EditCore
+from latentgym.rendering.frame import load_pygame
+
+VECTOR_OPTIONS = ("reset_mask",)
+"""Options of ``reset`` that every vector environment knows."""
+
+
+class PlainSpec:
+    """An environment whose ``spec`` holds plain data, so that ``spec.to_json()`` works."""
+
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How `gymnasium.make` or `gymnasium.make_vec` made the environment."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = copy.copy(spec)
+        if spec is not None:
+            self._spec.kwargs = plain(spec.kwargs)
+
+
+def plain(value: Any) -> Any:
+    """An argument as JSON has it, copied: enums, paths, devices and numpy's values replaced."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return str(value) if isinstance(value, torch.device) else value
+
+
+def check_options(options: Mapping[str, Any] | None, allowed: Sequence[str]) -> Mapping[str, Any]:
+    """The options of ``reset``; none are an empty dict.
+
+    Raises:
+        ValueError: no dict, or a key that is not allowed.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options is {one_line(options)}; expected a dict")
+    for key in options:
+        if key not in allowed:
+            raise ValueError(f"options has the key {key!r}; allowed: {', '.join(allowed)}")
+    return options
+
+
+def read_bounds(options: Mapping[str, Any], low: float, high: float) -> tuple[float, float]:
+    """The bounds ``"low"`` and ``"high"`` of ``reset``'s options, or those given.
+
+    Raises:
+        ValueError: no finite number, or the lower bound above the upper one.
+    """
+    bounds = {"low": low, "high": high} | {k: options[k] for k in ("low", "high") if k in options}
+    for key, bound in bounds.items():
+        if not (isinstance(bound, Real) and math.isfinite(bound)):
+            raise ValueError(f"options[{key!r}] is {one_line(bound)}; expected a finite number")
+    low, high = (float(bound) for bound in bounds.values())
+    if not math.isfinite(high - low):
+        raise ValueError(f"options['low'] is {low} and options['high'] {high}: too far apart")
+    if low > high:
+        raise ValueError(f"options['low'] is {low}; it must not be above options['high'], {high}")
+    return low, high
+
+
+def read_options(
+    core: EditCore, options: Mapping[str, Any] | None, count: int, others: Sequence[str] = ()
+) -> tuple[np.ndarray | None, Mapping[str, str] | None]:
+    """Start latents ``[count, latent_dim]`` and target of ``reset``'s options, checked.
+
+    Args:
+        core: of the environment.
+        options: of ``reset``.
+        count: number of edits.
+        others: further keys that are allowed; they are not read here.
+
+    Raises:
+        ValueError: no dict, an unknown key, a latent of the wrong shape or out of bounds, or a
+            target with unknown names.
+    """
+    options = check_options(options, ("latent", "target", *others))
+    latent, target = options.get("latent"), options.get("target")
+    if target is not None:
+        if not isinstance(target, Mapping):
+            raise ValueError(f"options['target'] is {target!r}; expected a dict")
+        core.task.check_target(target)
+    return None if latent is None else _read_latents(core, latent, count), target
+
+
+def _read_latents(core: EditCore, latent: Any, count: int) -> np.ndarray:
+    if isinstance(latent, torch.Tensor):
+        latent = latent.detach().cpu()
+    try:
+        latents = np.asarray(latent, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"options['latent'] is {one_line(latent)}; expected numbers") from None
+    shape = (count, core.backbone.latent_dim)
+    if latents.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"options['latent'] has shape {latents.shape}; expected {shape} or {shape[1:]}"
+        )
+    bound = core.task.latent_bound
+    if bound == "sphere":
+        if not np.isfinite(latents).all() or not latents.any(axis=-1).all():
+            raise ValueError("options['latent'] must be finite and not all zero")
+    elif not (np.abs(latents) <= bound).all():  # NaN fails too
+        raise ValueError(
+            f"options['latent'] must be finite and within latent_bound={bound}; "
+            f"found values from {latents.min()} to {latents.max()}"
+        )
+    return np.broadcast_to(latents, shape).copy()
+
+
+def check_render_mode(render_mode: str | None, allowed: Sequence[str]) -> None:
+    """Check the mode, and that there is what rendering needs.
+
+    Raises:
+        ValueError: neither None nor one of the modes allowed.
+        gymnasium.error.DependencyNotInstalled: pygame-ce is missing or broken.
+    """
+    if render_mode is None:
+        return
+    if render_mode not in allowed:
+        raise ValueError(
+            f"render_mode is {render_mode!r}; allowed: None, {', '.join(map(repr, allowed))}"
+        )
+    load_pygame()
+
+
+def read_action(space: spaces.Space, action: Any) -> np.ndarray:
+    """An action, or a batch of them, as an array of the space's dtype.
+
+    Raises:
+        ValueError: outside the space, or not finite.
+    """
+    try:
+        array = np.asarray(action)
+    except ValueError:  # nested lists of different lengths
+        array = np.asarray(None)
+    if array.dtype != np.bool_ and np.can_cast(array.dtype, space.dtype, "same_kind"):
+        array = array.astype(space.dtype)
+        if space.contains(array):
+            return array
+    subject = "actions are" if isinstance(space, spaces.MultiDiscrete) else "action is"
+    raise ValueError(f"{subject} {one_line(action)}; allowed: {space}")
+
+
+def read_latents(latents: Any, latent_dim: int) -> np.ndarray:
+    """Latents as float32 ``[N, latent_dim]``; N may be 0.
+
+    Raises:
+        ValueError: another shape, or not finite numbers.
+    """
+    if isinstance(latents, torch.Tensor):
+        latents = latents.detach().cpu().numpy()
+    try:
+        array = np.array(latents)
+    except ValueError:  # nested lists of different lengths
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"latents is {one_line(latents)[:60]}; expected an array of real numbers")
+    if array.ndim != 2 or array.shape[1] != latent_dim:
+        raise ValueError(f"latents has shape {array.shape}; expected (N, {latent_dim})")
+    if not np.isfinite(array).all():
+        raise ValueError("latents holds values that are not finite")
+    return array.astype(np.float32)
+
+
+def check_state(state: Any, expected: Mapping[str, Any], name: str = "state") -> None:
+    """Refuse what is no saved state of this environment.
+
+    Args:
+        state: what was given.
+        expected: a state of this environment, to compare with: same keys, arrays of the same
+            shapes and kinds, lists of the same lengths, other values of the same types, and the
+            same for dicts within. What is in ``random`` is left to `generator`.
+        name: what it is called in the message.
+
+    Raises:
+        ValueError: the first difference.
+    """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{name} is {one_line(state)}; expected a dict of get_state()")
+    if state.keys() != expected.keys():
+        raise ValueError(
+            f"{name} has the keys {sorted(map(str, state))}; expected {sorted(expected)}"
+        )
+    for key, value in expected.items():
+        given = state[key]
+        if isinstance(value, Mapping) and key != "random":
+            check_state(given, value, f"{name}[{key!r}]")
+        elif _kind(given) != _kind(value):
+            raise ValueError(f"{name}[{key!r}] is {_kind(given)}; expected {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} {list(value.shape)}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return type(value).__name__
+
+
+def generator(state: Mapping[str, Any]) -> np.random.Generator:
+    """A random generator that goes on from a saved ``bit_generator.state``."""
+    rng, _ = seeding.np_random()
+    try:
+        rng.bit_generator.state = state
+    except (KeyError, OverflowError, TypeError, ValueError):
+        raise ValueError(f"no state of a random generator: {one_line(state)}") from None
+    return rng
+
+
+def one_line(value: object) -> str:
+    """What it is, on one line."""
+    return " ".join(repr(value).split())
