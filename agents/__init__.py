@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from agents.callbacks import Checkpoint, KeepBest, TensorBoard
+from agents.callbacks import CheckpointCallback, EvalCallback, TensorBoardCallback
 from agents.dqn import DQN
 from agents.evaluation import EvaluationResult, evaluate
 from agents.reinforce import Reinforce
 
 __all__ = [
     "DQN",
-    "Checkpoint",
+    "CheckpointCallback",
+    "EvalCallback",
     "EvaluationResult",
-    "KeepBest",
     "Reinforce",
     "SB3VecEnv",
-    "TensorBoard",
+    "TensorBoardCallback",
     "evaluate",
 ]
 

@@ -7,11 +7,39 @@ import functools
 import logging
 import pickle
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from gymnasium.vector import AsyncVectorEnv, VectorEnv
 
 logger = logging.getLogger("agents")
+
+
+class Agent(Protocol):
+    """What agents of all kinds have: ours and Stable-Baselines3's; see `agents.DQN`."""
+
+    num_timesteps: int
+
+    def learn(self, total_timesteps: Any, callback: Any = (), progress_bar: bool = False) -> Agent:
+        """Learn for so many more steps."""
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """Return actions for observations."""
+
+    def get_parameters(self) -> dict[str, Any]:
+        """Return the networks' parameters."""
+
+    def set_parameters(self, parameters: Any) -> None:
+        """Take over what :meth:`get_parameters` returned."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the agent to one file, for `agents.registry.load_agent`."""
 
 
 class BaseAgent:

@@ -1,6 +1,6 @@
-"""What `learn` can call after each round of steps. Any function that takes the agent will do.
+"""What `learn` may call after each round of steps. Any function that takes the agent will do.
 
-A callback that has ``get_state`` and ``set_state`` is saved with `DQN.save_checkpoint` and goes on
+A callback that has ``get_state`` and ``set_state`` is saved by `DQN.save_checkpoint`, and continues
 where it was when learning is resumed.
 """
 
@@ -10,67 +10,71 @@ import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from agents.base import Agent
 from agents.evaluation import evaluate
 from agents.validation import integer
 
-if TYPE_CHECKING:
-    from agents.dqn import DQN
-    from agents.registry import Agent
+
+class Resumable(Agent, Protocol):
+    """An agent that can write a checkpoint of its learning; see `agents.DQN`."""
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Write all that is needed to resume."""
 
 
-class KeepBest:
-    """Evaluates now and then and remembers the best network.
+class EvalCallback:
+    """Evaluates an agent regularly and remembers the best network.
 
-    Deep Q-learning can get worse after it was good; keep the best by evaluation on other starts
-    than those it is judged on later.
+    Deep Q-learning can get worse after it was good. Choose the best network by evaluation on starts
+    other than those of the final test.
 
     Args:
-        env: for evaluation only.
-        every: steps between evaluations.
-        episodes: per evaluation.
-        seed: of the evaluation environment, the same each time.
-        metric: which of the result's values to maximise.
-        path: the best agent so far is saved here.
+        eval_env: environment for evaluation only.
+        eval_freq: number of steps between evaluations.
+        n_eval_episodes: number of episodes per evaluation.
+        seed: random seed of the evaluation environment, the same each time.
+        metric: name of the result's value to maximize.
+        path: file to save the best agent to.
 
     Attributes:
         history: one dict per evaluation: ``timesteps`` and the mean of every value.
-        seconds: spent on evaluations.
+        seconds: time spent on evaluations.
 
     Raises:
-        ValueError: ``every`` or ``episodes`` is not a whole number, at least 1.
+        ValueError: ``eval_freq`` or ``n_eval_episodes`` is not a whole number, at least 1.
     """
 
     def __init__(
         self,
-        env: gym.Env | VectorEnv,
-        every: int,
-        episodes: int = 20,
+        eval_env: gym.Env | VectorEnv,
+        eval_freq: int,
+        n_eval_episodes: int = 20,
         seed: int = 0,
         metric: str = "return",
         path: str | Path | None = None,
     ):
-        self.env, self.seed, self.metric, self.path = env, seed, metric, path
-        self.every = integer("every", every, 1)
-        self.episodes = integer("episodes", episodes, 1)
+        self.eval_env, self.seed, self.metric, self.path = eval_env, seed, metric, path
+        self.eval_freq = integer("eval_freq", eval_freq, 1)
+        self.n_eval_episodes = integer("n_eval_episodes", n_eval_episodes, 1)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self._best: dict[str, Any] | None = None
-        self._evaluated = 0  # how many intervals had passed at the last evaluation
+        self._evaluations = 0  # number of intervals that had passed at the last evaluation
 
     def __call__(self, agent: Agent) -> None:
         """Evaluate if it is time to."""
-        due = agent.num_timesteps // self.every
-        if due <= self._evaluated:
+        due = agent.num_timesteps // self.eval_freq
+        if due <= self._evaluations:
             return
-        self._evaluated, began = due, time.perf_counter()
-        result = evaluate(agent, self.env, self.episodes, self.seed)
+        self._evaluations, started = due, time.perf_counter()
+        result = evaluate(agent, self.eval_env, self.n_eval_episodes, self.seed)
         means = {name: result.mean(name) for name in result.values}
         self.history.append({"timesteps": agent.num_timesteps, **means})
         if self._best is None or means[self.metric] > self._best["value"]:
@@ -78,7 +82,7 @@ class KeepBest:
             self._best = {"value": means[self.metric], "parameters": parameters}
             if self.path is not None:
                 agent.save(self.path)
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - started
 
     def restore(self, agent: Agent) -> None:
         """Give ``agent`` the best networks; does nothing before the first evaluation."""
@@ -86,79 +90,79 @@ class KeepBest:
             agent.set_parameters(self._best["parameters"])
 
     def get_state(self) -> dict[str, Any]:
-        """What was evaluated, and the best networks."""
-        return {"history": self.history, "best": self._best, "evaluated": self._evaluated}
+        """Return the evaluations so far, and the best networks."""
+        return {"history": self.history, "best": self._best, "evaluations": self._evaluations}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`get_state` gave."""
+        """Continue from what :meth:`get_state` returned."""
         self.history, self._best = state["history"], state["best"]
-        self._evaluated = state["evaluated"]
+        self._evaluations = state["evaluations"]
 
 
-class Checkpoint:
-    """Saves now and then all that `DQN.resume` needs; each checkpoint replaces the one before.
+class CheckpointCallback:
+    """Saves all that `DQN.resume` needs, regularly; each checkpoint replaces the one before.
 
-    Called after the other callbacks, so that it holds what they did.
+    `DQN` calls it after the other callbacks, so that the checkpoint includes their state.
 
     Args:
-        path: the file.
-        every: steps between checkpoints.
+        path: file of the checkpoint.
+        save_freq: number of steps between checkpoints.
 
     Raises:
-        ValueError: ``every`` is not a whole number, at least 1.
+        ValueError: ``save_freq`` is not a whole number, at least 1.
     """
 
-    def __init__(self, path: str | Path, every: int):
-        self.path, self.every = path, integer("every", every, 1)
-        self._saved = 0  # how many intervals had passed
+    def __init__(self, path: str | Path, save_freq: int):
+        self.path, self.save_freq = path, integer("save_freq", save_freq, 1)
+        self._saves = 0  # number of intervals that have passed
 
-    def __call__(self, agent: DQN) -> None:
+    def __call__(self, agent: Resumable) -> None:
         """Save if it is time to."""
-        due = agent.num_timesteps // self.every
-        if due > self._saved:
-            self._saved = due
+        due = agent.num_timesteps // self.save_freq
+        if due > self._saves:
+            self._saves = due
             agent.save_checkpoint(self.path)
 
 
-class TensorBoard:
+class TensorBoardCallback:
     """Writes figures for TensorBoard under Stable-Baselines3's names.
 
-    Of all agents speed and recent returns; of `DQN` also its loss, learning rate and exploration.
+    For all agents speed and recent returns; for `DQN` also loss, learning rate and exploration.
 
     Args:
-        folder: where to.
-        every: steps between entries.
+        folder: folder to write to.
+        log_freq: number of steps between entries.
 
     Raises:
-        ModuleNotFoundError: there is no tensorboard.
-        ValueError: ``every`` is not a whole number, at least 1.
+        ModuleNotFoundError: tensorboard is not installed.
+        ValueError: ``log_freq`` is not a whole number, at least 1.
     """
 
-    def __init__(self, folder: str | Path, every: int = 1000):
+    def __init__(self, folder: str | Path, log_freq: int = 1000):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ModuleNotFoundError(
                 "TensorBoard needs the package tensorboard: pip install tensorboard"
             ) from None
-        self.every = integer("every", every, 1)
+        self.log_freq = integer("log_freq", log_freq, 1)
         self._open = lambda step: SummaryWriter(str(folder), purge_step=step)
-        self._writer = None
-        self._written = 0  # how many intervals had passed
+        self._writer: Any = None
+        self._entries = 0  # number of intervals that had passed at the last entry
 
-    def __call__(self, agent: Agent) -> None:
+    def __call__(self, agent: Any) -> None:
         """Write if it is time to."""
         if self._writer is None:
-            # What an interrupted run wrote after the checkpoint that this one began with is void.
+            # Hide what an interrupted run wrote after the checkpoint that this one resumed from.
             self._writer = self._open(agent.num_timesteps)
-            self._began = time.monotonic(), agent.num_timesteps
-        due = agent.num_timesteps // self.every
-        if due <= self._written:
+            self._start = time.monotonic(), agent.num_timesteps
+        due = agent.num_timesteps // self.log_freq
+        if due <= self._entries:
             return
-        self._written = due
-        seconds, steps = time.monotonic() - self._began[0], agent.num_timesteps - self._began[1]
+        self._entries = due
+        seconds, steps = time.monotonic() - self._start[0], agent.num_timesteps - self._start[1]
         figures = {}
-        if steps and seconds:  # neither at once after a resume, nor before the clock ticks
+        if steps and seconds:  # neither right after a resume, nor before the clock ticks
             figures["time/fps"] = steps / seconds
         if agent.episode_returns:
             figures["rollout/ep_rew_mean"] = np.mean(agent.episode_returns)

@@ -26,7 +26,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch.nn import functional as F
 
 from agents.base import BaseAgent
-from agents.callbacks import Checkpoint
+from agents.callbacks import CheckpointCallback
 from agents.environments import (
     as_vector_env,
     autoreset_mode,
@@ -549,7 +549,7 @@ class DQN(BaseAgent):
 
     def _set_callbacks(self, callbacks: list[Callback]) -> None:
         """Checkpoints come last; those resumed get the state they had."""
-        self._callbacks = sorted(callbacks, key=lambda c: isinstance(c, Checkpoint))
+        self._callbacks = sorted(callbacks, key=lambda c: isinstance(c, CheckpointCallback))
         for callback in self._callbacks:
             names = [name for name, _ in self._callback_states]
             if hasattr(callback, "set_state") and type(callback).__name__ in names:

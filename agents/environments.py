@@ -120,8 +120,8 @@ def interruptible(env: VectorEnv) -> Iterator[None]:
 
 
 def uses_env(callback: Any, env: VectorEnv) -> bool:
-    """Whether a callback has ``env``, or one that a row of it is made of, as its own ``env``."""
-    other = getattr(callback, "env", None)
+    """Whether a callback evaluates in ``env``, or in one that a row of it is made of."""
+    other = getattr(callback, "eval_env", None)
     rows = getattr(env.unwrapped, "envs", ())
     mine = [env.unwrapped, *(row.unwrapped for row in rows)]
     return any(getattr(other, "unwrapped", None) is each for each in mine)

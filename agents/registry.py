@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from agents import dqn, reinforce
+from agents.base import Agent
 from agents.environments import make_env
 from agents.validation import check_names
 from gan_backbones.utils.files import read_format
@@ -27,27 +28,6 @@ KINDS = (
 """Our own agents and Stable-Baselines3's."""
 
 OWN = {"dqn": dqn.DQN, "reinforce": reinforce.Reinforce}
-
-
-class Agent(Protocol):
-    """What agents of all kinds have; see `agents.DQN`."""
-
-    num_timesteps: int
-
-    def learn(self, total_timesteps: int, callback: Any = (), progress_bar: bool = False) -> Agent:
-        """Learn for so many more steps."""
-
-    def predict(self, observation: Any, **_: Any) -> tuple[Any, Any]:
-        """Actions for observations."""
-
-    def get_parameters(self) -> dict[str, Any]:
-        """The networks' parameters."""
-
-    def set_parameters(self, parameters: Any) -> None:
-        """Take over what :meth:`get_parameters` gave."""
-
-    def save(self, path: str | Path) -> None:
-        """Write it to one file, for `load_agent`."""
 
 
 def make_agent(

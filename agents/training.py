@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.callbacks import KeepBest
+from agents.callbacks import EvalCallback
 from agents.registry import Agent
 
 
@@ -21,7 +21,7 @@ class Training:
         steps: that were learned from.
     """
 
-    best: KeepBest
+    best: EvalCallback
     seconds: float
     steps: int
 
@@ -29,7 +29,7 @@ class Training:
 def train(
     agent: Agent,
     timesteps: int | None,
-    best: KeepBest,
+    best: EvalCallback,
     callbacks: Sequence[Callable[[Any], object]] = (),
     progress_bar: bool = False,
 ) -> Training:

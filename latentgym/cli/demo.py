@@ -7,7 +7,7 @@ from pathlib import Path
 import gymnasium as gym
 
 import latentgym  # noqa: F401  (registers the environments)
-from agents import KeepBest
+from agents import EvalCallback
 from agents.hyperparameters import settings
 from agents.registry import make_agent
 from agents.training import train
@@ -48,7 +48,7 @@ def _demo(target: tuple[str, ...], seed: int, out: Path) -> None:
     print(f"{ENV}: edit faces towards {describe_target(options['target'])}")
     agent = make_agent("dqn", gym.make_vec(ENV, count, **fast), seed, **known.hyperparameters)
     selection_seed, _ = seeds_of(seed)
-    best = KeepBest(
+    best = EvalCallback(
         gym.make_vec(ENV, count, **fast), DEMO_TIMESTEPS // EVALUATIONS, count, selection_seed
     )
     training = train(agent, DEMO_TIMESTEPS, best, progress_bar=True)

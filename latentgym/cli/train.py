@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import latentgym  # noqa: F401  (registers the environments)
-from agents import DQN, Checkpoint, KeepBest, TensorBoard
+from agents import DQN, CheckpointCallback, EvalCallback, TensorBoardCallback
 from agents import evaluate as run_evaluation
 from agents.environments import make_env, registered_id
 from agents.hyperparameters import settings
@@ -122,17 +122,17 @@ def _agent(run: Run, checkpoint: Path | None) -> Agent:
     return make_agent(run["agent"], env, run["seed"], **run["hyperparameters"])
 
 
-def _learn(agent: Agent, run: Run, out: Path, resume: bool) -> tuple[KeepBest, float]:
+def _learn(agent: Agent, run: Run, out: Path, resume: bool) -> tuple[EvalCallback, float]:
     selection_seed, _ = seeds_of(run["seed"])
     options = training_options(run["env"], run["env_options"])
     every = run["timesteps"] // EVALUATIONS
     selection = make_env(run["env"], SELECTION_EPISODES, **options)
-    best = KeepBest(selection, every, SELECTION_EPISODES, selection_seed)
+    best = EvalCallback(selection, every, SELECTION_EPISODES, selection_seed)
     callbacks: list[Any] = []
     if isinstance(agent, DQN):
-        callbacks.append(Checkpoint(out / CHECKPOINT, every))
+        callbacks.append(CheckpointCallback(out / CHECKPOINT, every))
     if run["tensorboard"]:
-        callbacks.append(TensorBoard(out / BOARD))
+        callbacks.append(TensorBoardCallback(out / BOARD))
     print(f"{run['agent']} in {run['env']}")
     timesteps = None if resume else run["timesteps"]
     training = run_training(agent, timesteps, best, callbacks, progress_bar=True)

@@ -9,7 +9,7 @@ import torch
 from scripted import Chain, Counting, vector
 
 import latentgym  # noqa: F401  (registers the environments)
-from agents import DQN, Checkpoint, KeepBest, Reinforce, TensorBoard
+from agents import DQN, CheckpointCallback, EvalCallback, Reinforce, TensorBoardCallback
 
 DQN_OPTIONS = dict(net_arch=(8,), learning_starts=10, batch_size=8, seed=0)
 AGENTS = {
@@ -140,13 +140,11 @@ def test_other_arguments_of_the_wrong_type(kind, tmp_path):
     agent = AGENTS[kind](Counting())
     line = said(agent.predict, np.zeros(3), deterministic="no")
     assert line == "deterministic is 'no'; it must be True or False"
-    for make in (
-        lambda every: Checkpoint(tmp_path / "x", every),
-        lambda every: KeepBest(Counting(), every),
-        lambda every: TensorBoard(tmp_path, every),
-    ):
-        assert said(make, 0) == "every is 0; it must be at least 1"
-    assert said(KeepBest, Counting(), 5, episodes=0) == "episodes is 0; it must be at least 1"
+    reason = "is 0; it must be at least 1"
+    assert said(CheckpointCallback, tmp_path / "x", 0) == f"save_freq {reason}"
+    assert said(EvalCallback, Counting(), 0) == f"eval_freq {reason}"
+    assert said(EvalCallback, Counting(), 5, n_eval_episodes=0) == f"n_eval_episodes {reason}"
+    assert said(TensorBoardCallback, tmp_path, 0) == f"log_freq {reason}"
 
 
 @KINDS
@@ -312,7 +310,7 @@ def test_resuming_in_every_state_of_torch(state, tmp_path):
                 80,
                 callback=[
                     lambda agent: 1 // (agent.num_timesteps < 50),
-                    Checkpoint(tmp_path / "checkpoint", 40),
+                    CheckpointCallback(tmp_path / "checkpoint", 40),
                 ],
             )
         resumed = DQN.resume(tmp_path / "checkpoint", env())

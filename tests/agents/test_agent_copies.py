@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv
 from scripted import Counting, vector
 
-from agents import DQN, KeepBest, Reinforce
+from agents import DQN, EvalCallback, Reinforce
 
 DQN_OPTIONS = dict(net_arch=(8,), learning_starts=10, batch_size=8, seed=0)
 RAINBOW = dict(
@@ -202,6 +202,6 @@ def test_what_may_not_be_done_to_a_network(kind, change):
 
 
 def test_callbacks_are_not_copied():
-    keep = KeepBest(cartpole(), every=20, episodes=1)
+    keep = EvalCallback(cartpole(), eval_freq=20, n_eval_episodes=1)
     agent = AGENTS["dqn"](cartpole()).learn(40, callback=[keep, lambda agent: None])
     assert pickle.loads(pickle.dumps(agent))._callbacks == []

@@ -231,8 +231,8 @@ def test_a_callback_with_the_environment_of_learning_is_refused(mode):
     agent = DQN(env, **DQN_OPTIONS)
     for other in (env, envs[0]):
         with pytest.raises(ValueError) as caught:
-            agent.learn(20, callback=agents.KeepBest(other, every=10))
+            agent.learn(20, callback=agents.EvalCallback(other, eval_freq=10))
         assert str(caught.value) == (
-            "KeepBest has the environment that the agent learns in; give it one of its own"
+            "EvalCallback has the environment that the agent learns in; give it one of its own"
         )
     assert agent.num_timesteps == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import DQN, Checkpoint, KeepBest, evaluate
+from agents import DQN, CheckpointCallback, EvalCallback, evaluate
 from agents.environments import make_env
 from agents.hyperparameters import entries, known_good, settings
 from agents.registry import KINDS, load_agent, make_agent, make_training_env
@@ -84,7 +84,7 @@ def test_trained_saved_and_loaded(kind, tmp_path):
     name, path = env_id(kind), tmp_path / "agent.safetensors"
     env = make_training_env(kind, name, 2)
     agent = make_agent(kind, env, 0, **SMALL[kind])
-    best = KeepBest(make_env(name, 2), every=60, episodes=2)
+    best = EvalCallback(make_env(name, 2), eval_freq=60, n_eval_episodes=2)
     training = train(agent, 120, best)
     assert training.steps >= 120
     assert best.seconds > 0
@@ -210,14 +210,14 @@ def test_an_interrupted_run_is_resumed_bit_for_bit(tmp_path, monkeypatch):
     main(["train", *arguments, "--out", str(tmp_path / "whole")])
     assert not (tmp_path / "whole" / CHECKPOINT).exists()
 
-    class Interrupted(Checkpoint):
+    class Interrupted(CheckpointCallback):
         def __call__(self, agent):
             super().__call__(agent)
             if agent.num_timesteps == 200:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("latentgym.cli.train.Checkpoint", Interrupted)
+        patch.setattr("latentgym.cli.train.CheckpointCallback", Interrupted)
         with pytest.raises(SystemExit, match="130"):
             main(["train", *arguments, "--out", str(tmp_path / "cut")])
     main(["train", "--resume", "--out", str(tmp_path / "cut")])

@@ -16,7 +16,7 @@ from scripted import Chain, Counting, Sides, vector
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import latentgym  # noqa: F401  (registers the environments)
-from agents import DQN, KeepBest, Reinforce, evaluate
+from agents import DQN, EvalCallback, Reinforce, evaluate
 from agents.dqn import td_loss
 from agents.hyperparameters import settings
 from agents.replay import Batch
@@ -738,7 +738,9 @@ def test_cartpole_is_solved(seed):
     began = time.perf_counter()
     known = settings("dqn", "CartPole-v1")
     agent = DQN(gym.make("CartPole-v1"), seed=seed, **known.hyperparameters)
-    keep = KeepBest(gym.make_vec("CartPole-v1", 10), every=2000, episodes=10, seed=1000)
+    keep = EvalCallback(
+        gym.make_vec("CartPole-v1", 10), eval_freq=2000, n_eval_episodes=10, seed=1000
+    )
     agent.learn(known.timesteps, callback=keep)
     keep.restore(agent)
     result = evaluate(agent, gym.make_vec("CartPole-v1", 20), 20, seed=2000)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from scripted import Counting, vector
 
-from agents import DQN, Checkpoint, KeepBest
+from agents import DQN, CheckpointCallback, EvalCallback
 from gan_backbones.utils.files import CHECKED
 
 
@@ -58,7 +58,7 @@ def test_killed_and_resumed(kind, tmp_path):
 def test_stopped_and_resumed(kind, tmp_path):
     path = tmp_path / "checkpoint"
     with pytest.raises(Stop):
-        undisturbed(kind, stop, Checkpoint(path, SAVED))
+        undisturbed(kind, stop, CheckpointCallback(path, SAVED))
     agent, whole = resumed(kind, path).learn(), undisturbed(kind)
     assert (parameters(agent) == parameters(whole)).all()
     assert list(agent.episode_returns) == list(whole.episode_returns)
@@ -71,7 +71,7 @@ def test_resuming_is_not_trivially_the_same(tmp_path):
     """What the checkpoint restores matters: without the buffer the end is another."""
     path = tmp_path / "checkpoint"
     with pytest.raises(Stop):
-        undisturbed("vector", stop, Checkpoint(path, SAVED))
+        undisturbed("vector", stop, CheckpointCallback(path, SAVED))
     agent = resumed("vector", path)
     agent.buffer.begin(np.arange(3), {"": torch.zeros(3, 4)})
     assert not (parameters(agent.learn()) == parameters(undisturbed("vector"))).all()
@@ -79,7 +79,7 @@ def test_resuming_is_not_trivially_the_same(tmp_path):
 
 def test_before_the_first_update(tmp_path):
     path = tmp_path / "checkpoint"
-    callback = [stop, Checkpoint(path, 20)]
+    callback = [stop, CheckpointCallback(path, 20)]
     agent = interrupted.agent("vector")
     agent.learn(21, callback)
     agent, whole = DQN.resume(path, KINDS["vector"]()[0]), interrupted.agent("vector").learn(21)
@@ -90,12 +90,12 @@ def test_the_best_network_survives(tmp_path):
     path = tmp_path / "checkpoint"
 
     def best():
-        return KeepBest(gym.make("latentgym/CartPole-v1"), every=100, episodes=2)
+        return EvalCallback(gym.make("latentgym/CartPole-v1"), eval_freq=100, n_eval_episodes=2)
 
     first, again, undisturbed_best = best(), best(), best()
     with pytest.raises(Stop):
         # The checkpoint is written last, wherever it stands.
-        undisturbed("vector", Checkpoint(path, SAVED), first, stop)
+        undisturbed("vector", CheckpointCallback(path, SAVED), first, stop)
     assert len(first.history) > 5
     agent = resumed("vector", path).learn(callback=[again])
     whole = undisturbed("vector", undisturbed_best)
@@ -107,10 +107,12 @@ def test_the_best_network_survives(tmp_path):
 
 def test_a_callback_that_is_missing_is_told(tmp_path, caplog):
     path = tmp_path / "checkpoint"
-    keep = KeepBest(gym.make("latentgym/CartPole-v1"), every=100, episodes=1)
-    interrupted.agent("vector").learn(SAVED, [keep, Checkpoint(path, SAVED)])
+    keep = EvalCallback(gym.make("latentgym/CartPole-v1"), eval_freq=100, n_eval_episodes=1)
+    interrupted.agent("vector").learn(SAVED, [keep, CheckpointCallback(path, SAVED)])
     DQN.resume(path, KINDS["vector"]()[0]).learn(10)
-    assert caplog.messages == ["the checkpoint has the state of a KeepBest, which was not given"]
+    assert caplog.messages == [
+        "the checkpoint has the state of a EvalCallback, which was not given"
+    ]
 
 
 def test_an_environment_that_cannot_tell_its_state(tmp_path, caplog):

@@ -11,7 +11,7 @@ from backbones import tiny_backbone
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import latentgym  # noqa: F401  (registers the environments)
-from agents import DQN, Checkpoint
+from agents import DQN, CheckpointCallback
 
 TOTAL, SAVED, KILLED = 900, 500, 700  # timesteps
 
@@ -77,7 +77,7 @@ def main(kind, path):
         if learner.num_timesteps >= KILLED:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    agent(kind).learn(TOTAL, [kill, Checkpoint(path, SAVED)])
+    agent(kind).learn(TOTAL, [kill, CheckpointCallback(path, SAVED)])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from gymnasium.wrappers import RecordEpisodeStatistics
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorEpisodeStatistics
 
 import latentgym  # noqa: F401  (registers the environments)
-from agents import EvaluationResult, KeepBest, evaluate
+from agents import EvalCallback, EvaluationResult, evaluate
 from agents.environments import make_env
 from agents.hyperparameters import Settings
 from agents.registry import make_agent, make_training_env
@@ -66,7 +66,7 @@ def run_job(job: Job) -> Run:
     )
     env = record(env, buffer_length=job["timesteps"] + 1)  # no episode is forgotten
     agent = make_agent(job["agent"], env, seed, **job["hyperparameters"])
-    best = KeepBest(
+    best = EvalCallback(
         make_env(env_id, EVALUATION_EPISODES, **options), EVERY, EVALUATION_EPISODES, selection_seed
     )
     training = train(agent, job["timesteps"], best)
