@@ -85,7 +85,7 @@ class NumpyVectorEnv(VectorWrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Reset ``env``; see its own ``reset``."""
         observations, infos = self.env.reset(seed=seed, options=options)
-        self._device = _device_of(observations)
+        self._device = device_of(observations)
         return self._arrays((observations, infos))
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -127,12 +127,12 @@ def uses_env(callback: Any, env: VectorEnv) -> bool:
     return any(getattr(other, "unwrapped", None) is each for each in mine)
 
 
-def _device_of(values: Any) -> torch.device | None:
+def device_of(values: Any) -> torch.device | None:
     """The device of the first tensor in nested dicts and tuples; ``None`` without tensors."""
     if isinstance(values, torch.Tensor):
         return values.device
     parts = values.values() if isinstance(values, Mapping) else values
-    found = map(_device_of, parts) if isinstance(values, (Mapping, tuple)) else ()
+    found = map(device_of, parts) if isinstance(values, (Mapping, tuple)) else ()
     return next((device for device in found if device is not None), None)
 
 

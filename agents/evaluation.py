@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 
-from agents.environments import NumpyVectorEnv, as_vector_env, autoreset_mode, interruptible
+from agents.collector import Collector
+from agents.environments import NumpyVectorEnv, as_vector_env, interruptible
 from agents.validation import checked_seed, integer
 
 PATIENCE = 100_000
@@ -87,36 +88,25 @@ def evaluate(
 
 
 def _evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int | None) -> EvaluationResult:
-    mode = autoreset_mode(env)
-    rows = np.arange(env.num_envs)
-    missing = (episodes + rows) // env.num_envs
-    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs)
-    ended = np.zeros(env.num_envs, dtype=np.bool_)
+    collector = Collector(env)
+    remaining = (episodes + np.arange(env.num_envs)) // env.num_envs  # episodes of each row
     finished: list[dict[str, float]] = []
-    observations, _ = env.reset(seed=seed)
+    collector.reset(seed=seed)
     steps_without_end = 0
-    while missing.any():
-        actions, _ = policy.predict(observations, deterministic=True)
-        observations, rewards, terminated, truncated, infos = env.step(actions)
-        resetting = ended & (mode == AutoresetMode.NEXT_STEP)
-        ended = terminated | truncated
-        returns += np.where(resetting, 0.0, rewards)
-        lengths += ~resetting
-        steps_without_end = 0 if ended.any() else steps_without_end + 1
+    while remaining.any():
+        actions, _ = policy.predict(collector.obs, deterministic=True)
+        step = collector.step(actions)
+        steps_without_end = 0 if step.dones.any() else steps_without_end + 1
         if steps_without_end == PATIENCE:
             warnings.warn(
                 f"no episode has ended for {PATIENCE:,} steps; give the environment "
                 "max_episode_steps",
                 stacklevel=3,
             )
-        for row in np.flatnonzero(ended & (missing > 0)):
-            final = infos["final_info"] if mode == AutoresetMode.SAME_STEP else infos
-            numbers = {"return": returns[row], "length": lengths[row], **_numbers(final, row)}
-            finished.append(numbers)
-            missing[row] -= 1
-        returns[ended], lengths[ended] = 0.0, 0.0
-        if mode == AutoresetMode.DISABLED and ended.any():
-            observations, _ = env.reset(options={"reset_mask": ended.copy()})
+        for row in np.flatnonzero(step.dones & (remaining > 0)):
+            numbers = {"return": collector.returns[row], "length": float(collector.lengths[row])}
+            finished.append(numbers | _numbers(step.infos, row))
+            remaining[row] -= 1
     names = dict.fromkeys(name for numbers in finished for name in numbers)
     return EvaluationResult(
         {name: np.array([numbers.get(name, np.nan) for numbers in finished]) for name in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -212,7 +212,7 @@ def clip_gradients(network: nn.Module, max_norm: float) -> float:
     return norm
 
 
-def check_computes(networks: nn.ModuleDict, device: torch.device) -> None:
+def check_computes(networks: Mapping[str, nn.Module], device: torch.device) -> None:
     """Raise a ValueError for a network that was moved to another device or dtype."""
     for name, network in networks.items():
         for parameter in network.parameters():

@@ -9,9 +9,10 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from agents import dqn, reinforce
-from agents.base import Agent
+from agents.base import Agent, BaseAgent
+from agents.dqn import DQN
 from agents.environments import make_env
+from agents.reinforce import Reinforce
 from agents.validation import check_names
 from gan_backbones.utils.files import read_format
 
@@ -27,7 +28,7 @@ KINDS = (
 )
 """Our own agents and Stable-Baselines3's."""
 
-OWN = {"dqn": dqn.DQN, "reinforce": reinforce.Reinforce}
+OWN: dict[str, type[BaseAgent]] = {"dqn": DQN, "reinforce": Reinforce}
 
 
 def make_agent(
@@ -79,10 +80,9 @@ def load_agent(
         ValueError: a missing or damaged file, or one that holds no agent.
     """
     file_format = read_format(path)
-    if file_format == dqn.FORMAT:
-        return dqn.DQN.load(path, env, device)
-    if file_format == reinforce.FORMAT:
-        return reinforce.Reinforce.load(path, env, device)
+    for agent_class in OWN.values():
+        if file_format == agent_class.file_format:
+            return agent_class.load(path, env, device)
     if not str(file_format).startswith("latentgym-sb3-"):
         raise ValueError(f"{path}: not an agent; its format is {file_format!r}")
     from agents.sb3.agent import SB3Agent

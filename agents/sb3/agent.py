@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import json
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
@@ -24,6 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+from agents.base import LearningBar
 from agents.environments import as_vector_env, interruptible
 from agents.observations import is_image
 from agents.saving import describe, load_weights
@@ -32,7 +32,6 @@ from agents.space_json import space_from_json
 from agents.validation import boolean, callables, check_names, checked_seed, integer
 from gan_backbones.utils.devices import plain_mode, usable_device
 from gan_backbones.utils.files import read_safetensors, write_safetensors
-from gan_backbones.utils.progress import ProgressBar
 
 FORMAT = "latentgym-sb3-1"
 
@@ -150,7 +149,7 @@ class SB3Agent:
         if total_timesteps == 0:
             return self
         self._begin_new_episodes()
-        bar = ProgressBar(total=total_timesteps, disable=not progress_bar, unit="step")
+        bar = LearningBar(self, total_timesteps, self.num_timesteps, progress_bar)
         with bar, _float32(), _interruptible(self.algorithm.env):
             self.algorithm.learn(
                 total_timesteps,
@@ -364,16 +363,12 @@ def _policy(observations: spaces.Space) -> str:
 class _Callbacks(BaseCallback):
     """Calls our callbacks from Stable-Baselines3's `learn`."""
 
-    def __init__(self, agent: SB3Agent, callbacks: list[Callback], bar: ProgressBar):
+    def __init__(self, agent: SB3Agent, callbacks: list[Callback], bar: LearningBar):
         super().__init__()
         self.agent, self.callbacks, self.bar = agent, callbacks, bar
-        self.first, self.shown = agent.num_timesteps, time.monotonic()
 
     def _on_step(self) -> bool:
         for function in self.callbacks:
             function(self.agent)
-        self.bar.update(min(self.num_timesteps - self.first, self.bar.total) - self.bar.n)
-        if time.monotonic() - self.shown > 0.5 and self.agent.episode_returns:
-            self.shown = time.monotonic()
-            self.bar.set_postfix(mean_return=f"{np.mean(self.agent.episode_returns):.2f}")
+        self.bar.update()
         return True

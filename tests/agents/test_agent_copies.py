@@ -35,7 +35,7 @@ def cartpole():
 
 
 def weights(agent):
-    networks = agent._networks.values()
+    networks = agent._networks().values()
     return torch.cat([p.detach().flatten() for n in networks for p in n.parameters()])
 
 

@@ -29,7 +29,7 @@ def small(env=None, **options):
 
 
 def weights(agent):
-    return torch.cat([p.detach().flatten() for p in agent._networks.parameters()])
+    return torch.cat([p.detach().flatten() for p in agent._saved_network().parameters()])
 
 
 def said(call, *args, **options):
@@ -56,8 +56,8 @@ def test_episodes_are_recorded_as_they_happened(mode, ends):
         assert agent.num_timesteps - steps == sum(
             len(env.log) - count for env, (count, _) in zip(envs, before, strict=True)
         )
-        counted = episodes.counted
-        columns = (episodes.observations, episodes.actions, episodes.rewards, episodes.ended)
+        counted = episodes.mask
+        columns = (episodes.observations, episodes.actions, episodes.rewards, episodes.dones)
         found = zip(*(column[counted].tolist() for column in columns), strict=True)
         happened = []
         for row, (env, (count, episode)) in enumerate(zip(envs, before, strict=True)):
@@ -68,7 +68,7 @@ def test_episodes_are_recorded_as_they_happened(mode, ends):
                 if episode < o[1] <= episode + share
             ]
         assert sorted(found) == sorted(happened)
-        assert (episodes.ages[counted] == episodes.observations[counted][:, 2]).all()
+        assert (episodes.timesteps[counted] == episodes.observations[counted][:, 2]).all()
         assert [env.seeds[0] for env in envs] == [0, 1, 2][: len(envs)]
         assert not any(seed is not None for env in envs for seed in env.seeds[1:])
         returns = [env.length * (env.length + 1) / 2 for env in envs]
@@ -164,7 +164,7 @@ def test_only_truncation_leaves_something_beyond(mode, ends, options, beyond):
             agent.baseline_network[0].weight.copy_(torch.tensor([[0.0, 0.0, 10.0]]))  # the count
             agent.baseline_network[0].bias.zero_()
     episodes = agent._play()
-    found = agent._returns(episodes)[episodes.counted]
+    found = agent._returns(episodes)[episodes.mask]
     to_go = [1 + 0.5 * (2 + 0.5 * (3 + 0.5 * beyond)), 2 + 0.5 * (3 + 0.5 * beyond)]
     to_go.append(3 + 0.5 * beyond)
     expected = to_go if agent.reward_to_go else to_go[:1]
@@ -263,8 +263,8 @@ def estimates(played, exact_baseline=False, **options):
             agent.baseline_network[0].bias.zero_()
     found = []
     for episodes in batches:
-        returns = agent._returns(episodes)[episodes.counted]
-        loss = agent._policy_loss(episodes, returns) * episodes.counted.sum() / 5
+        returns = agent._returns(episodes)[episodes.mask]
+        loss = agent._policy_loss(episodes, returns) * episodes.mask.sum() / 5
         found.append(-gradient(loss, policy).double())
     return torch.stack(found)
 
@@ -295,9 +295,9 @@ def test_the_entropy_bonus(played):
     agent.policy = policy
     found = []
     for agent.ent_coef in (0.0, 0.3):
-        returns = agent._returns(batches[0])[batches[0].counted]
+        returns = agent._returns(batches[0])[batches[0].mask]
         found.append(agent._policy_loss(batches[0], returns).item())
-    chances = policy(batches[0].observations[batches[0].counted]).probs
+    chances = policy(batches[0].observations[batches[0].mask]).probs
     entropy = -(chances * chances.log()).sum(dim=1).mean().item()
     assert found[0] - found[1] == pytest.approx(0.3 * entropy, rel=1e-4)
 
@@ -306,7 +306,7 @@ def test_normalised_advantages_do_not_depend_on_the_rewards_scale(played):
     policy, batches = played
     agent = small(Forward(), net_arch=(), baseline=False)
     agent.policy = policy
-    returns = agent._returns(batches[0])[batches[0].counted]
+    returns = agent._returns(batches[0])[batches[0].mask]
     losses = [agent._policy_loss(batches[0], r).item() for r in (returns, 100 * returns - 7)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     agent.normalize_advantage = False
@@ -317,7 +317,7 @@ def test_normalised_advantages_do_not_depend_on_the_rewards_scale(played):
 def test_the_baseline_is_fitted_after_it_was_used():
     agent = small(Chain(), max_grad_norm=1e9, normalize_advantage=False)
     episodes = agent._play()
-    returns = agent._returns(episodes)[episodes.counted]
+    returns = agent._returns(episodes)[episodes.mask]
     expected = gradient(agent._policy_loss(episodes, returns), agent.policy)
     before = weights(agent)
     agent._update(episodes)
@@ -613,7 +613,7 @@ DAMAGE = {
     ),
     "another agent": (
         lambda path: edit(path, lambda m, _: m.update(format="latentgym-dqn-1")),
-        "not a REINFORCE agent; its format is 'latentgym-dqn-1', expected 'latentgym-reinforce-1'",
+        "not a REINFORCE agent; its format is 'latentgym-dqn-1', expected 'latentgym-reinforce-2'",
     ),
     "missing weight": (
         lambda path: edit(path, lambda _, t: t.pop("policy.net.0.weight")),

@@ -123,7 +123,7 @@ def test_an_environment_that_cannot_tell_its_state(tmp_path, caplog):
     envs = [Counting(4, tag=1), Counting(5, tag=2)]
     agent = DQN.resume(path, vector(*envs))
     assert caplog.messages == [
-        "the environment cannot tell its state; resuming begins new episodes",
+        "the environment has no get_state(); resuming begins new episodes",
         "the environment's state was not saved: new episodes begin",
     ]
     agent.learn(200)

@@ -45,7 +45,6 @@ Report = dict[str, dict[str, float]]
 
 def benchmark_agent_speed(
     seconds: float = 30.0,
-    compile: bool = True,
     seed: int = 0,
     out: Path = Path("runs/agent_speed.json"),
 ) -> None:
@@ -56,7 +55,6 @@ def benchmark_agent_speed(
 
     Args:
         seconds: how long each contender is timed, in turns with the others.
-        compile: also time DQN with its gradient compiled, which takes a C++ compiler.
         seed: random seed of agents and environments.
         out: also write the figures to this JSON file, after each part.
     """
@@ -65,7 +63,7 @@ def benchmark_agent_speed(
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], Report]] = {
         f"learning, {name}, {count} environment{'s' * (count > 1)}": partial(
-            compare_learning, hyperparameters, count, compile, seconds, seed
+            compare_learning, hyperparameters, count, seconds, seed
         )
         for name, hyperparameters in SETTINGS.items()
         for count in (1, 16)
@@ -85,7 +83,7 @@ def benchmark_agent_speed(
 
 
 def compare_learning(
-    hyperparameters: dict[str, Any], num_envs: int, compile: bool, seconds: float, seed: int
+    hyperparameters: dict[str, Any], num_envs: int, seconds: float, seed: int
 ) -> Report:
     """Steps per second of whole `learn`, in each one's own kind of environment."""
     from stable_baselines3 import DQN as PeerDQN  # slow to import
@@ -106,8 +104,6 @@ def compare_learning(
         return gym.make_vec(ENV, num_envs) if num_envs > 1 else gym.make(ENV)
 
     ours = {"DQN": DQN(environment(), double_q=False, **shared)}
-    if compile:
-        ours["DQN, compiled"] = DQN(environment(), double_q=False, compile=True, **shared)
     theirs = {name: value for name, value in shared.items() if name != "net_arch"}
     net_arch = {"net_arch": list(shared["net_arch"])}
     peer = PeerDQN("MlpPolicy", make_vec_env(ENV, num_envs), policy_kwargs=net_arch, **theirs)
