@@ -257,14 +257,19 @@ class BaseAgent:
 
     # Learning -----------------------------------------------------------------------------------
 
-    def _check_can_learn(self) -> None:
-        """Raise a ValueError without an environment, or for networks that cannot learn."""
+    def _check_can_learn(self) -> VectorEnv:
+        """Return the environment.
+
+        Raises:
+            ValueError: there is none, or the networks cannot learn.
+        """
         if self.env is None:
             raise ValueError("the agent has no environment; pass env to load(), or call set_env()")
         networks = self._networks()
         check_computes(networks, self.device)
         for name, optimizer in self._optimizers().items():
             check_learns(name, networks[name], optimizer)
+        return self.env
 
     def _schedule_learning_rate(self, progress: float) -> None:
         """Set the learning rate for the share of learning that is done."""
@@ -346,9 +351,10 @@ class BaseAgent:
         cls: type[Self], path: str | Path, metadata: Mapping[str, str], device: str
     ) -> Self:
         """Return a new agent as a file describes it."""
-        device = usable_device(device)
+        make: Callable[..., Self] = cls
+        usable = usable_device(device)
         try:
-            agent = cls(env=None, device=device, **json.loads(metadata["hyperparameters"]))
+            agent = make(env=None, device=usable, **json.loads(metadata["hyperparameters"]))
             agent._set_spaces(
                 space_from_json(metadata["observation_space"]),
                 space_from_json(metadata["action_space"]),
@@ -420,7 +426,6 @@ class LearningBar:
             self._bar.set_postfix(mean_return=f"{np.mean(self._agent.episode_returns):.2f}")
 
 
-@functools.cache
 def hyperparameter_names(agent: type[BaseAgent]) -> tuple[str, ...]:
     """Names of the constructor's arguments, without ``env`` and ``device``."""
     return tuple(

@@ -102,6 +102,9 @@ class DQN(BaseAgent):
         >>> action, _ = agent.predict(np.zeros(4, np.float32))
     """
 
+    buffer: ReplayBuffer
+    _observations: dict[str, Any]  # by key, to act on next
+
     name = "DQN"
     file_format = "latentgym-dqn-4"
 
@@ -161,7 +164,7 @@ class DQN(BaseAgent):
         self._sampling_rng = torch.Generator("cpu").manual_seed(self._seed)
         self.exploration_rate = 1.0
         self.losses: deque[torch.Tensor] = deque(maxlen=100)
-        self.buffer: ReplayBuffer | None = None
+        self.buffer = None  # type: ignore[assignment]  # until there is an environment
         self._rounds = 0  # number of times that all environments were stepped
         self._target_updates = 0
         self._first_timestep = self._last_timestep = 0  # where the current `learn` began and ends
@@ -203,10 +206,10 @@ class DQN(BaseAgent):
             FloatingPointError: the networks diverged; they stay as they were before the update
                 whose gradient was not finite.
         """
-        self._check_can_learn()
+        env = self._check_can_learn()
         if total_timesteps is not None:
             total_timesteps = integer("total_timesteps", total_timesteps, 0)
-        callbacks = self._checked_callbacks(callback)
+        callbacks = self._checked_callbacks(callback, env)
         if total_timesteps == 0:
             return self
         if total_timesteps is not None:
@@ -217,7 +220,7 @@ class DQN(BaseAgent):
             raise ValueError("there is no interrupted run to finish; pass total_timesteps")
         self._set_callbacks(callbacks)
         try:
-            with interruptible(self.env):
+            with interruptible(env):
                 if not self._in_episodes:
                     self._begin_episodes()
                 self._learn(progress_bar)
@@ -256,10 +259,16 @@ class DQN(BaseAgent):
         self._observations = self._by_key(step.obs)
         next_obs = self._next_observations(step)
         rows = np.flatnonzero(step.mask)  # a step that only resets is no transition
-        columns = [actions, step.rewards, step.terminated, step.truncated]
         if len(rows) < len(actions):
-            columns, next_obs = [column[rows] for column in columns], _take(next_obs, rows)
-        self.buffer.add(rows, *columns, next_obs)
+            next_obs = _take(next_obs, rows)
+        self.buffer.add(
+            rows,
+            actions[rows],
+            step.rewards[rows],
+            step.terminated[rows],
+            step.truncated[rows],
+            next_obs,
+        )
         if step.episode_starts.any():
             starts = np.flatnonzero(step.episode_starts)
             self.buffer.begin(starts, _take(self._observations, starts))
@@ -291,7 +300,7 @@ class DQN(BaseAgent):
             for batch in drawn.split(self.batch_size):
                 td_errors = self._update(batch)
                 if self.prioritized_replay:
-                    self.buffer.update_priorities(batch.rows, td_errors)
+                    self.buffer.update_priorities(batch.indices, td_errors)
 
     def _update(self, batch: Batch) -> torch.Tensor:
         """Take one step of gradient descent on the Huber loss; return the TD errors ``[B]``."""
@@ -381,7 +390,7 @@ class DQN(BaseAgent):
         """
         super().set_env(env)
         self._in_episodes = False
-        self._observations: dict[str, Any] | None = None  # by key, to act on next
+        self._observations = None  # type: ignore[assignment]  # before the first episodes
 
     def _check_spaces(
         self, observations: spaces.Space, actions: spaces.Space, num_envs: int
@@ -439,10 +448,10 @@ class DQN(BaseAgent):
     def _draw_seed(self) -> int:
         return int(self._rng.integers(2**31))
 
-    def _checked_callbacks(self, callback: Any) -> list[Callback]:
+    def _checked_callbacks(self, callback: Any, env: VectorEnv) -> list[Callback]:
         callbacks = callables(callback)
         for function in callbacks:
-            if uses_env(function, self.env):
+            if uses_env(function, env):
                 raise ValueError(
                     f"{type(function).__name__} has the environment that the agent learns in; "
                     "give it one of its own"
@@ -528,7 +537,7 @@ class DQN(BaseAgent):
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its description is damaged ({error!r})") from None
         agent.set_env(env)
-        given = agent.env.num_envs, agent._collector.mode.name
+        given = agent._collector.env.num_envs, agent._collector.mode.name
         if given != (num_envs, mode):
             raise ValueError(
                 f"the environment has {given[0]} rows and autoreset mode {given[1]}; "
@@ -553,7 +562,7 @@ class DQN(BaseAgent):
             self.losses.extend(state["losses"].to(self.device))
         self._callback_states = [(name, saved) for name, saved in state["callbacks"]]
         if state["env"] is not None:
-            set_env_state(self.env, state["env"])
+            set_env_state(self._collector.env, state["env"])
             self._collector.set_state(state["collector"])
             self._observations = self._by_key(self._collector.obs)
             self._env_seed = None

@@ -22,8 +22,8 @@ PATIENCE = 100_000
 class Policy(Protocol):
     """Anything with Stable-Baselines3's ``predict``."""
 
-    def predict(self, observation: np.ndarray, **_: Any) -> tuple[np.ndarray, Any]:
-        """Actions for a batch of observations, and a state that is ignored here."""
+    def predict(self, observation: Any, *, deterministic: bool) -> tuple[Any, Any]:
+        """Return actions for a batch of observations, and a state that is ignored here."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int | None) -
                 "max_episode_steps",
                 stacklevel=3,
             )
-        for row in np.flatnonzero(step.dones & (remaining > 0)):
+        for row in np.flatnonzero(step.dones & (remaining > 0)).tolist():
             numbers = {"return": collector.returns[row], "length": float(collector.lengths[row])}
             finished.append(numbers | _numbers(step.infos, row))
             remaining[row] -= 1

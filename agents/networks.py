@@ -18,9 +18,6 @@ from agents.observations import Observation, encode, encoded_size, is_image, sub
 SMALLEST_IMAGE = 8
 """Pixels on a side; of a smaller image the convolutions would leave nothing."""
 
-FLOAT32 = {"dtype": torch.float32}
-"""For layers and tensors, which would otherwise have torch's default dtype."""
-
 
 @contextmanager
 def building(seed: int) -> Iterator[None]:
@@ -46,13 +43,18 @@ class NoisyLinear(nn.Linear):
         sigma: the noise's scale at the beginning, in units of ``inputs ** -0.5``.
     """
 
+    noise_in: torch.Tensor
+    noise_out: torch.Tensor
+
     def __init__(self, inputs: int, outputs: int, sigma: float = 0.5):
-        super().__init__(inputs, outputs, **FLOAT32)
+        super().__init__(inputs, outputs, dtype=torch.float32)
         scale = sigma * inputs**-0.5
-        self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), scale, **FLOAT32))
-        self.bias_sigma = nn.Parameter(torch.full((outputs,), scale, **FLOAT32))
-        self.register_buffer("noise_in", torch.zeros(inputs, **FLOAT32), persistent=False)
-        self.register_buffer("noise_out", torch.zeros(outputs, **FLOAT32), persistent=False)
+        self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), scale, dtype=torch.float32))
+        self.bias_sigma = nn.Parameter(torch.full((outputs,), scale, dtype=torch.float32))
+        self.register_buffer("noise_in", torch.zeros(inputs, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "noise_out", torch.zeros(outputs, dtype=torch.float32), persistent=False
+        )
 
     def draw_noise(self, rng: torch.Generator | None) -> None:
         """Draw new noise from ``rng``, a generator on the CPU; ``None`` removes the noise."""
@@ -60,7 +62,7 @@ class NoisyLinear(nn.Linear):
             if rng is None:
                 noise.zero_()
             else:
-                drawn = torch.randn(noise.shape, generator=rng, device="cpu", **FLOAT32)
+                drawn = torch.randn(noise.shape, generator=rng, device="cpu", dtype=torch.float32)
                 noise.copy_(drawn.sign() * drawn.abs().sqrt())
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -85,7 +87,7 @@ class ImageFeatures(nn.Module):
         ValueError: an image that is too small.
     """
 
-    def __init__(self, shape: Sequence[int]):
+    def __init__(self, shape: tuple[int, ...]):
         super().__init__()
         self.channels_first = int(np.argmin(shape)) == 0
         channels, height, width = shape if self.channels_first else (shape[2], *shape[:2])
@@ -95,11 +97,11 @@ class ImageFeatures(nn.Module):
                 f"{SMALLEST_IMAGE} x {SMALLEST_IMAGE}"
             )
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, kernel_size=8, stride=4, padding=2, **FLOAT32),
+            nn.Conv2d(channels, 32, kernel_size=8, stride=4, padding=2, dtype=torch.float32),
             nn.ReLU(),
-            nn.Conv2d(32, 64, kernel_size=4, stride=2, padding=1, **FLOAT32),
+            nn.Conv2d(32, 64, kernel_size=4, stride=2, padding=1, dtype=torch.float32),
             nn.ReLU(),
-            nn.Conv2d(64, 64, kernel_size=3, padding=1, **FLOAT32),
+            nn.Conv2d(64, 64, kernel_size=3, padding=1, dtype=torch.float32),
             nn.ReLU(),
         )
         self.size = 64 * (height // 8) * (width // 8)
@@ -130,9 +132,10 @@ class Features(nn.ModuleList):
         self.size = 0
         for key, part in subspaces(space).items():
             if is_image(part):
-                self.append(ImageFeatures(part.shape))
-                self.encoders[key] = self[-1]
-                self.size += self[-1].size
+                features = ImageFeatures(part.shape)
+                self.append(features)
+                self.encoders[key] = features
+                self.size += features.size
             else:
                 self.encoders[key] = partial(encode, part)
                 self.size += encoded_size(part)
@@ -168,7 +171,7 @@ class QNetwork(nn.Module):
         noisy: bool = False,
     ):
         super().__init__()
-        linear = NoisyLinear if noisy else partial(nn.Linear, **FLOAT32)
+        linear = NoisyLinear if noisy else partial(nn.Linear, dtype=torch.float32)
         self.features = Features(space)
         widths = [self.features.size, *net_arch]
         self.body = nn.ModuleList(linear(*sizes) for sizes in pairwise(widths))
@@ -195,9 +198,9 @@ def multilayer_perceptron(inputs: int, outputs: int, net_arch: Sequence[int]) ->
     """Linear layers with ``tanh`` between them: float32 ``[N, inputs]`` to ``[N, outputs]``."""
     layers: list[nn.Module] = []
     for width in net_arch:
-        layers += [nn.Linear(inputs, width, **FLOAT32), nn.Tanh()]
+        layers += [nn.Linear(inputs, width, dtype=torch.float32), nn.Tanh()]
         inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, outputs, **FLOAT32))
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs, dtype=torch.float32))
 
 
 def clip_gradients(network: nn.Module, max_norm: float) -> float:

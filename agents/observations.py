@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ def as_batch(space: spaces.Space, observation: Any) -> tuple[dict[str, Any], boo
     }
     single = all(part.shape == expected[key].shape for key, part in parts.items())
     for key, part in parts.items():
-        shape, name = expected[key].shape, _name(key)
+        shape, name = expected[key].shape or (), _name(key)
         if not single and (part.ndim == 0 or part.shape[1:] != shape):
             batch = f"(N, {', '.join(map(str, shape))})" if shape else "(N,)"
             raise ValueError(
@@ -108,9 +109,9 @@ def as_batch(space: spaces.Space, observation: Any) -> tuple[dict[str, Any], boo
             )
         if isinstance(part, np.ndarray) and part.dtype.kind not in "biuf":
             raise ValueError(f"{name} has dtype {part.dtype}; expected numbers")
-    batch = {key: part[None] if single else part for key, part in parts.items()}
-    check_values(expected, batch)
-    return batch, single
+    batched = {key: part[None] if single else part for key, part in parts.items()}
+    check_values(expected, batched)
+    return batched, single
 
 
 def check_values(space_of: Mapping[str, spaces.Space], parts: Mapping[str, Any]) -> None:
@@ -137,7 +138,7 @@ def check_values(space_of: Mapping[str, spaces.Space], parts: Mapping[str, Any])
                 raise ValueError(f"{_name(key)} is outside its space, {space}")
 
 
-def encode(space: spaces.Space, values: torch.Tensor) -> torch.Tensor:
+def encode(space: Any, values: torch.Tensor) -> torch.Tensor:
     """A batch of one simple space as float32 rows ``[N, encoded_size]``; choices one-hot."""
     rows = values.flatten(1) if values.ndim > 1 else values[:, None]
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
@@ -149,14 +150,15 @@ def encode(space: spaces.Space, values: torch.Tensor) -> torch.Tensor:
     return torch.cat(columns, dim=1).float()
 
 
-def encoded_size(space: spaces.Space) -> int:
+def encoded_size(space: Any) -> int:
     """Numbers per row of `encode`."""
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
-        return int(np.prod(space.shape))
-    return sum(_choice_lists(space)[0])
+        return math.prod(space.shape)
+    counts, _ = _choice_lists(space)
+    return sum(counts)
 
 
-def is_image(space: spaces.Space) -> bool:
+def is_image(space: spaces.Space) -> TypeGuard[spaces.Box]:
     """Whether it is a uint8 Box of three axes: height, width and channels, or channels first."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
 

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from agents.base import Agent, BaseAgent
+from agents.base import Agent
 from agents.dqn import DQN
 from agents.environments import make_env
 from agents.reinforce import Reinforce
@@ -28,7 +28,7 @@ KINDS = (
 )
 """Our own agents and Stable-Baselines3's."""
 
-OWN: dict[str, type[BaseAgent]] = {"dqn": DQN, "reinforce": Reinforce}
+OWN: dict[str, type[DQN] | type[Reinforce]] = {"dqn": DQN, "reinforce": Reinforce}
 
 
 def make_agent(

@@ -6,6 +6,7 @@ learning"; Sutton and Barto 2018, "Reinforcement learning", sections 13.3 and 13
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from agents.base import BaseAgent, LearningBar
 from agents.collector import Step
 from agents.environments import interruptible
-from agents.networks import FLOAT32, building, multilayer_perceptron
+from agents.networks import building, multilayer_perceptron
 from agents.observations import encode, encoded_size, is_image, subspaces
 from agents.validation import boolean, callables, integer, number
 
@@ -167,12 +168,12 @@ class Reinforce(BaseAgent):
             FloatingPointError: the networks diverged; they stay as they were before the update
                 whose gradient was not finite.
         """
-        self._check_can_learn()
+        env = self._check_can_learn()
         total_timesteps = integer("total_timesteps", total_timesteps, 0)
         callbacks = callables(callback)
         first, last = self.num_timesteps, self.num_timesteps + total_timesteps
         bar = LearningBar(self, total_timesteps, first, progress_bar)
-        with bar, interruptible(self.env):
+        with bar, interruptible(env):
             while self.num_timesteps < last:
                 self._schedule_learning_rate((self.num_timesteps - first) / total_timesteps)
                 self._update(self._play())
@@ -183,7 +184,7 @@ class Reinforce(BaseAgent):
 
     def _play(self) -> Episodes:
         """Play ``n_episodes`` episodes by the current policy."""
-        num_envs, collector = self.env.num_envs, self._collector
+        collector, num_envs = self._collector, self._collector.env.num_envs
         remaining = (self.n_episodes + np.arange(num_envs)) // num_envs  # episodes of each row
         steps = []
         collector.reset(seed=self._env_seed)
@@ -211,7 +212,7 @@ class Reinforce(BaseAgent):
     @torch.no_grad()
     def _bootstrap_values(self, step: Step, mask: np.ndarray) -> torch.Tensor:
         """Return the values of the last observations of truncated episodes, else 0; ``[N]``."""
-        values = torch.zeros(len(mask), device=self.device, **FLOAT32)
+        values = torch.zeros(len(mask), device=self.device, dtype=torch.float32)
         truncated = step.truncated & ~step.terminated & mask
         if truncated.any() and self.baseline and self.reward_to_go:
             rows = self._encode(self._last_observations(step, truncated))
@@ -225,9 +226,10 @@ class Reinforce(BaseAgent):
         loss = self._policy_loss(episodes, returns)
         self._gradient_step(self.policy, self.optimizer, loss)
         # Only now: a baseline that has seen these returns would bias the gradient.
-        for _ in range(self.baseline_steps if self.baseline else 0):
-            loss = F.mse_loss(self._values(observations), returns)
-            self._gradient_step(self.baseline_network, self.baseline_optimizer, loss)
+        if self.baseline_network is not None and self.baseline_optimizer is not None:
+            for _ in range(self.baseline_steps):
+                loss = F.mse_loss(self._values(observations), returns)
+                self._gradient_step(self.baseline_network, self.baseline_optimizer, loss)
 
     def _policy_loss(self, episodes: Episodes, returns: torch.Tensor) -> torch.Tensor:
         """Return the loss whose gradient is minus the policy gradient, a mean over steps."""
@@ -253,6 +255,7 @@ class Reinforce(BaseAgent):
         return to_go if self.reward_to_go else whole_returns(to_go, episodes.timesteps)
 
     def _values(self, observations: torch.Tensor) -> torch.Tensor:
+        assert self.baseline_network is not None
         return self.baseline_network(observations).squeeze(1)
 
     # Acting -------------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ class Reinforce(BaseAgent):
         if isinstance(distribution, Categorical):
             return torch.multinomial(distribution.probs.cpu(), 1, generator=self._rng).squeeze(1)
         mean, deviation = distribution.mean.cpu(), distribution.stddev.cpu()
-        noise = torch.randn(mean.shape, generator=self._rng, device="cpu", **FLOAT32)
+        noise = torch.randn(mean.shape, generator=self._rng, device="cpu", dtype=torch.float32)
         return mean + deviation * noise
 
     def _for_env(self, actions: torch.Tensor) -> np.ndarray:
@@ -351,15 +354,18 @@ class Policy(nn.Module):
     Maps float32 ``[N, inputs]`` to a distribution of N actions.
     """
 
-    def __init__(self, inputs: int, actions: spaces.Discrete | spaces.Box, net_arch: Sequence[int]):
+    log_std: nn.Parameter | None
+
+    def __init__(self, inputs: int, actions: Any, net_arch: Sequence[int]):
         super().__init__()
-        discrete = isinstance(actions, spaces.Discrete)
-        size = int(actions.n) if discrete else int(np.prod(actions.shape))
+        is_discrete = isinstance(actions, spaces.Discrete)
+        size = int(actions.n) if is_discrete else math.prod(actions.shape)
         self.net = multilayer_perceptron(inputs, size, net_arch)
-        self.log_std = None if discrete else nn.Parameter(torch.zeros(size, **FLOAT32))
+        log_std = None if is_discrete else nn.Parameter(torch.zeros(size, dtype=torch.float32))
+        self.register_parameter("log_std", log_std)
         with torch.no_grad():  # begin almost indifferent to the observation
-            self.net[-1].weight.mul_(0.01)
-            self.net[-1].bias.zero_()
+            for parameter, scale in zip(self.net[-1].parameters(), (0.01, 0.0), strict=True):
+                parameter.mul_(scale)
 
     def forward(self, observations: torch.Tensor) -> Distribution:
         outputs = self.net(observations)

@@ -1,6 +1,6 @@
 """Experience replay (Lin 1992): uniform or prioritised (Schaul et al. 2016), n-step (Sutton 1988).
 
-Each observation is stored once: a transition holds the places of two of them, and what is the next
+Each observation is stored once: a transition holds the slots of two of them, and what is the next
 observation of one transition is where the following one starts.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +39,7 @@ class Batch:
         discounts: float32 ``[B]``: what the value of ``next_observations`` counts for:
             ``gamma ** k`` after k steps; 0 where the episode terminated.
         weights: float32 ``[B]``: importance weights, or ``None`` if sampling was uniform.
-        rows: int64 ``[B]`` on the CPU: where the transitions lie, for `update_priorities`.
+        indices: int64 ``[B]`` on the CPU: where the transitions are, for `update_priorities`.
     """
 
     observations: Observation
@@ -47,7 +48,7 @@ class Batch:
     rewards: torch.Tensor
     discounts: torch.Tensor
     weights: torch.Tensor | None = None
-    rows: torch.Tensor | None = None
+    indices: torch.Tensor | None = None
 
     def split(self, size: int) -> Iterator[Batch]:
         """Batches of ``size``; the last one may be smaller."""
@@ -60,7 +61,7 @@ class ReplayBuffer:
 
     Observations and transitions lie in one ring each, both in order of time. There is room for as
     many observations as transitions, and for those of unfinished ones. The last observation of an
-    episode takes a place of its own, so with short episodes there are fewer transitions than
+    episode takes a slot of its own, so with short episodes there are fewer transitions than
     ``capacity``: those whose observations were overwritten are forgotten.
 
     Args:
@@ -93,32 +94,36 @@ class ReplayBuffer:
         self.device = torch.device(device)
         self._arguments = space, capacity, num_envs, n_steps, gamma, alpha, device
         # An environment may have n unfinished transitions, and two observations for each.
-        self._places = capacity + 2 * (n_steps + 1) * num_envs
+        self._num_slots = capacity + 2 * (n_steps + 1) * num_envs
         layout = {
-            key: (part.shape, torch.from_numpy(np.empty(0, part.dtype)).dtype)
+            key: (part.shape or (), torch.from_numpy(np.empty(0, part.dtype)).dtype)
             for key, part in subspaces(space).items()
         }
-        per_place = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.values())
-        self.nbytes = self._places * per_place + capacity * (3 * 8 + 2 * 4 + 8)
+        per_slot = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values())
+        self.nbytes = self._num_slots * per_slot + capacity * (3 * 8 + 2 * 4 + 8)
         if alpha is not None:
             self.nbytes += SumTree.needed(capacity)
         _check_memory(self.nbytes, capacity, self.device)
 
         # Not zeroed: what is not yet written takes no memory.
         # On the CPU all goes through NumPy, which has a fraction of torch's overhead.
-        self._rings = {
-            key: _quick(torch.empty(self._places, *shape, dtype=dtype, device=self.device))
+        self._observation_slots = {
+            key: _as_numpy_if_cpu(
+                torch.empty(self._num_slots, *shape, dtype=dtype, device=self.device)
+            )
             for key, (shape, dtype) in layout.items()
         }
-        # Start and end (places of observations) and action; return and discount.
-        self._link_ring = _quick(torch.empty(capacity, 3, dtype=torch.int64, device=self.device))
-        self._number_ring = _quick(
+        # Start and end (slots of observations) and action; return and discount.
+        self._transitions = _as_numpy_if_cpu(
+            torch.empty(capacity, 3, dtype=torch.int64, device=self.device)
+        )
+        self._returns_and_discounts = _as_numpy_if_cpu(
             torch.empty(capacity, 2, dtype=torch.float32, device=self.device)
         )
         self._oldest_needed = np.empty(capacity, dtype=np.int64)  # the first observation in use
         self._tree = None if alpha is None else SumTree(capacity)
         self._highest_priority = 1.0
-        self._stored = 0  # observations, ever; they are numbered, and place = number % places
+        self._stored = 0  # observations, ever; they are numbered, and slot = number % slots
         self.added = 0
         self._size = 0
         self._current = np.zeros(num_envs, dtype=np.int64)  # number of each row's observation
@@ -208,15 +213,18 @@ class ReplayBuffer:
         else:
             drawn, probabilities = self._tree.sample(batch_size, rng)
             rows = torch.from_numpy(drawn)
-            weights = (self._size * probabilities) ** -beta
-            weights = torch.from_numpy((weights / weights.max()).astype(np.float32))
-            weights = weights.to(self.device)
-        there = _quick(rows.to(self.device))
-        links, numbers = _gather(self._link_ring, there), _gather(self._number_ring, there)
-        places = links[:, :2].T.reshape(-1)
+            importance = (self._size * probabilities) ** -beta
+            importance = (importance / importance.max()).astype(np.float32)
+            weights = torch.from_numpy(importance).to(self.device)
+        indices = _as_numpy_if_cpu(rows.to(self.device))
+        links, numbers = (
+            _gather(self._transitions, indices),
+            _gather(self._returns_and_discounts, indices),
+        )
+        slots = links[:, :2].T.reshape(-1)
         before, after = {}, {}
-        for key, ring in self._rings.items():
-            both = _tensor(_gather(ring, places))  # both observations of all transitions at once
+        for key, ring in self._observation_slots.items():
+            both = _tensor(_gather(ring, slots))  # both observations of all transitions at once
             before[key], after[key] = both[:batch_size], both[batch_size:]
         return Batch(
             observations=join(before),
@@ -225,26 +233,30 @@ class ReplayBuffer:
             rewards=_tensor(numbers[:, 0]),
             discounts=_tensor(numbers[:, 1]),
             weights=weights,
-            rows=rows,
+            indices=rows,
         )
 
-    def update_priorities(self, rows: torch.Tensor, errors: torch.Tensor) -> None:
-        """Set priorities by temporal-difference errors.
+    def update_priorities(self, indices: torch.Tensor | None, td_errors: torch.Tensor) -> None:
+        """Set the priorities of transitions that were sampled; only with ``alpha``.
 
         Args:
-            rows: of the batch.
-            errors: float ``[B]``.
+            indices: the batch's.
+            td_errors: float ``[B]``.
         """
-        priorities = errors.abs().cpu().numpy().astype(np.float64) + PRIORITY_FLOOR
+        assert self._tree is not None and self.alpha is not None and indices is not None
+        priorities = td_errors.abs().cpu().numpy().astype(np.float64) + PRIORITY_FLOOR
         self._highest_priority = max(self._highest_priority, float(priorities.max()))
-        self._tree.set(rows.numpy(), priorities**self.alpha)
+        self._tree.set(indices.numpy(), priorities**self.alpha)
 
     def get_state(self) -> dict[str, Any]:
         """All that it holds: tensors, arrays and numbers, to go on from."""
-        places, size = min(self._stored, self._places), min(self.added, self.capacity)
+        slots, size = min(self._stored, self._num_slots), min(self.added, self.capacity)
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
-        state["observations"] = {key: ring[:places] for key, ring in self._rings.items()}
-        state["links"], state["numbers"] = self._link_ring[:size], self._number_ring[:size]
+        state["observations"] = {key: ring[:slots] for key, ring in self._observation_slots.items()}
+        state["links"], state["numbers"] = (
+            self._transitions[:size],
+            self._returns_and_discounts[:size],
+        )
         state["oldest_needed"] = self._oldest_needed[:size]
         state["current"] = self._current
         state["unfinished"] = None if self._unfinished is None else vars(self._unfinished)
@@ -256,10 +268,10 @@ class ReplayBuffer:
         for name in _COUNTERS:
             setattr(self, name, state[name])
         for key, observations in state["observations"].items():
-            _write(self._rings[key], 0, observations)
+            _write(self._observation_slots[key], 0, observations)
         size = len(state["oldest_needed"])
-        _write(self._link_ring, 0, state["links"])
-        _write(self._number_ring, 0, state["numbers"])
+        _write(self._transitions, 0, state["links"])
+        _write(self._returns_and_discounts, 0, state["numbers"])
         self._oldest_needed[:size] = state["oldest_needed"]
         self._current[...] = state["current"]
         if self._unfinished is not None:
@@ -282,9 +294,9 @@ class ReplayBuffer:
         """Numbers of the newly stored observations, int64 ``[M]``."""
         count = len(next(iter(observations.values())))
         numbers = np.arange(self._stored, self._stored + count)
-        self._forget(self._stored + count - self._places)
-        for key, ring in self._rings.items():
-            _write(ring, self._stored % self._places, observations[key])
+        self._forget(self._stored + count - self._num_slots)
+        for key, ring in self._observation_slots.items():
+            _write(ring, self._stored % self._num_slots, observations[key])
         self._stored += count
         return numbers
 
@@ -299,17 +311,19 @@ class ReplayBuffer:
     ) -> None:
         """Add finished transitions; ``starts`` and ``ends`` are numbers of observations."""
         kept = slice(max(0, len(starts) - self.capacity), None)
-        links = np.array([starts[kept] % self._places, ends[kept] % self._places, actions[kept]])
+        links = np.array(
+            [starts[kept] % self._num_slots, ends[kept] % self._num_slots, actions[kept]]
+        )
         numbers = np.array([returns[kept], discounts[kept]], dtype=np.float32)
         first, count = (self.added + kept.start) % self.capacity, links.shape[1]
         self._size = min(self._size, self.capacity - count)
-        _write(self._link_ring, first, links.T)
-        _write(self._number_ring, first, numbers.T)
+        _write(self._transitions, first, links.T)
+        _write(self._returns_and_discounts, first, numbers.T)
         rows = (first + np.arange(count)) % self.capacity
         self._oldest_needed[rows] = oldest_needed
         self.added += len(starts)  # first: with the size alone, an old transition would count
         self._size += count
-        if self._tree is not None:
+        if self._tree is not None and self.alpha is not None:
             self._tree.set(rows, np.full(count, self._highest_priority**self.alpha))
 
     def _forget(self, oldest_kept: int) -> None:
@@ -339,23 +353,21 @@ def _split(column: Observation | None, size: int) -> Iterable[Any]:
 _COUNTERS = ("added", "_size", "_stored", "_highest_priority")
 
 
-def _quick(tensor: torch.Tensor) -> np.ndarray | torch.Tensor:
+def _as_numpy_if_cpu(tensor: torch.Tensor) -> np.ndarray | torch.Tensor:
     """The same memory as a NumPy array where NumPy can reach it."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
-def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
+def _tensor(values: Any) -> torch.Tensor:
     return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
 
 
-def _gather(
-    ring: np.ndarray | torch.Tensor, rows: np.ndarray | torch.Tensor
-) -> np.ndarray | torch.Tensor:
+def _gather(ring: Any, rows: Any) -> Any:
     return ring.take(rows, axis=0) if isinstance(ring, np.ndarray) else ring.index_select(0, rows)
 
 
-def _write(ring: np.ndarray | torch.Tensor, first: int, values: np.ndarray | torch.Tensor) -> None:
-    """Write ``values`` from place ``first`` on, and on from the ring's beginning at its end."""
+def _write(ring: Any, first: int, values: Any) -> None:
+    """Write ``values`` from slot ``first`` on, and on from the ring's beginning at its end."""
     count, room = len(values), len(ring) - first
     if isinstance(ring, torch.Tensor):
         values = torch.as_tensor(values, device=ring.device)
@@ -414,15 +426,15 @@ class NStepReturns:
         finished = (self._ages < self._count[rows]) & (ended | (self._ages == last))
         age, column = np.nonzero(finished[::-1])  # the oldest come first
         age = last - age
-        place = age, rows[column]
+        slot = age, rows[column]
         oldest = self._starts[self._ages < self._count].min()
         self._count[rows[ended]] = 0
         # Termination ends all value; truncation does not: the value goes on beyond it.
         discounts = self._discounts[age + 1] * ~terminated[column]
         return column, (
-            self._starts[place],
-            self._actions[place],
-            self._returns[place],
+            self._starts[slot],
+            self._actions[slot],
+            self._returns[slot],
             discounts,
             oldest,
         )
@@ -491,22 +503,22 @@ class SumTree:
 
 
 def _power_of_two(capacity: int) -> int:
-    """The least one that is no less."""
+    """Return the smallest power of two >= capacity."""
     return 1 << (capacity - 1).bit_length()
 
 
 def _check_memory(needed: int, capacity: int, device: torch.device) -> None:
-    """Tell what a buffer will take, and refuse what is not there."""
-    there = None
+    """Log how much memory a buffer needs; raise a ValueError if the device has less."""
+    available = None
     if device.type == "cuda":
-        there = torch.cuda.mem_get_info(device)[1]
+        available = torch.cuda.mem_get_info(device)[1]
     elif hasattr(os, "sysconf"):  # Windows has none
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     logger.info("a replay buffer of %d transitions takes up to %s", capacity, _gb(needed))
-    if there is not None and needed > there:
+    if available is not None and needed > available:
         raise ValueError(
             f"a replay buffer of {capacity} transitions needs {_gb(needed)} of memory; "
-            f"{device} has {_gb(there)}"
+            f"{device} has {_gb(available)}"
         )
 
 

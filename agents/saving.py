@@ -110,7 +110,7 @@ def _row_state(env: gym.Env) -> dict[str, Any] | None:
     return {"elapsed": [limit._elapsed_steps for limit in limits], "state": inner.get_state()}
 
 
-def _unwrapped(env: gym.Env) -> tuple[list[TimeLimit], gym.Env | None]:
+def _unwrapped(env: gym.Env) -> tuple[list[TimeLimit], Any]:
     """Step limits, and the environment beneath if its state is all there is besides."""
     limits = []
     while isinstance(env, (TimeLimit, OrderEnforcing, PassiveEnvChecker)):

@@ -82,7 +82,7 @@ class SB3Agent:
             name: _checked(name, value, parameters) for name, value in hyperparameters.items()
         }
         self.kind, self.hyperparameters = kind, hyperparameters
-        seed, device = checked_seed(seed), usable_device(device)
+        seed, usable = checked_seed(seed), usable_device(device)
         self.observation_space, self.action_space = _spaces_of(env)
         _check_observations(self.observation_space, hyperparameters)
         describe(FORMAT, hyperparameters, self.observation_space, self.action_space)  # can be saved
@@ -90,14 +90,16 @@ class SB3Agent:
         self._first_action = first(self.action_space)
         counts_from_zero = not any(map(is_shifted, (self._first_observation, self._first_action)))
         if isinstance(env, VectorEnv) or not (counts_from_zero or isinstance(env, _Spaces)):
-            env = VecMonitor(SB3VecEnv(as_vector_env(env)))
+            sb3_env: Any = VecMonitor(SB3VecEnv(as_vector_env(env)))
         elif isinstance(env, _Spaces):
-            env = _Spaces(from_zero(self.observation_space), from_zero(self.action_space))
-        policy, arguments = _policy(env.observation_space), _arguments(hyperparameters)
+            sb3_env = _Spaces(from_zero(self.observation_space), from_zero(self.action_space))
+        else:
+            sb3_env = env
+        policy, arguments = _policy(sb3_env.observation_space), _arguments(hyperparameters)
         try:
             with _float32():
                 self.algorithm = algorithm_class(kind)(
-                    policy, env, seed=seed, device=device, **arguments
+                    policy, sb3_env, seed=seed, device=usable, **arguments
                 )
         except (AssertionError, TypeError, ValueError) as error:
             raise ValueError(f"{kind}: {' '.join(str(error).split())}") from None
@@ -331,7 +333,7 @@ def _float32() -> Iterator[None]:
 @contextlib.contextmanager
 def _interruptible(env: VecEnv) -> Iterator[None]:
     """`interruptible`, for the environments of Stable-Baselines3's `DummyVecEnv` or our adapter."""
-    base = env.unwrapped
+    base: Any = env.unwrapped
     with interruptible(base.vector_env if isinstance(base, SB3VecEnv) else base):
         yield
 

@@ -97,23 +97,23 @@ class SB3VecEnv(VecEnv):
         ended = terminated | truncated
         rows = _by_row(infos, self.num_envs)
         if self._mode == AutoresetMode.SAME_STEP:
-            for row in np.flatnonzero(ended):
+            for row in np.flatnonzero(ended).tolist():
                 rows[row], self.reset_infos[row] = _split(rows[row])
         elif ended.any():
-            for row in np.flatnonzero(ended):
+            for row in np.flatnonzero(ended).tolist():
                 rows[row]["terminal_observation"] = _one(observations, row)
             observations, infos = self._env.reset(options={"reset_mask": ended.copy()})
             begun = _by_row(infos, self.num_envs)
-            for row in np.flatnonzero(ended):
+            for row in np.flatnonzero(ended).tolist():
                 self.reset_infos[row] = begun[row]
-        for row in np.flatnonzero(ended):
+        for row in np.flatnonzero(ended).tolist():
             final = rows[row]["terminal_observation"]
             rows[row]["terminal_observation"] = shift(final, self._first_observation, -1)
         for info, cut in zip(rows, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = cut
         return self._shifted(observations), np.asarray(rewards, np.float32), ended, rows
 
-    def set_options(self, options: dict[str, Any] | None = None) -> None:
+    def set_options(self, options: Any = None) -> None:
         """Options of the next reset, for all rows.
 
         Raises:
@@ -129,7 +129,7 @@ class SB3VecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """The rendered picture of each row, or the one picture that shows all."""
-        images = self.vector_env.render()
+        images: Any = self.vector_env.render()
         return [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
@@ -232,7 +232,7 @@ def first(space: spaces.Space) -> Any:
     return getattr(space, "start", 0)
 
 
-def from_zero(space: spaces.Space) -> spaces.Space:
+def from_zero(space: Any) -> Any:
     """The same space, but with ``start`` 0."""
     if not is_shifted(first(space)):
         return space

@@ -80,6 +80,7 @@ class MyopicGradientPolicy:
         core = self._core
         latents = core.latents.clone().requires_grad_(True)
         core.potential(core.assess(latents, EVERY), EVERY).sum().backward()
+        assert latents.grad is not None
         slopes = latents.grad @ core.directions.T
         best = slopes.abs().argmax(dim=1, keepdim=True)
         downwards = slopes.gather(1, best) < 0

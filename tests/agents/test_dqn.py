@@ -263,7 +263,7 @@ def test_priorities_follow_the_errors():
         following = agent.target_network(batch.next_observations).gather(1, best)[:, 0]
         found = agent.q_network(batch.observations).gather(1, batch.actions[:, None])[:, 0]
     errors = (batch.rewards + batch.discounts * following - found).abs().numpy()
-    leaves = agent.buffer._tree.leaves[batch.rows]
+    leaves = agent.buffer._tree.leaves[batch.indices]
     # Those that were never drawn still have the priority of new ones.
     drawn = leaves != leaves.max()
     assert drawn.mean() > 0.3

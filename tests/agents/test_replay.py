@@ -260,7 +260,7 @@ def test_probabilities_and_weights_against_numpy(alpha, beta):
     weights = (count * probabilities) ** -beta
     drawn = weights[batch.actions.numpy()]
     np.testing.assert_allclose(batch.weights, drawn / drawn.max(), rtol=1e-5)
-    assert torch.equal(batch.rows, batch.actions)  # here the n-th lies in row n
+    assert torch.equal(batch.indices, batch.actions)  # here the n-th lies in row n
 
 
 @settings(deadline=None)
