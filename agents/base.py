@@ -91,7 +91,7 @@ class BaseAgent:
 
     Attributes:
         observation_space: space of one observation; missing until there is an environment.
-        action_space: space of one action, likewise.
+        action_space: space of one action; missing until there is an environment.
         env: the vector environment that it learns in, or ``None``.
         num_timesteps: number of steps so far, over all environments.
         episode_returns: returns of the last 100 training episodes.

@@ -60,7 +60,7 @@ class Collector:
         obs: the observations to act on next.
         returns: float64 ``[N]``: sum of the episode's rewards so far. After a step that ended an
             episode it is that episode's, until the next step.
-        lengths: int64 ``[N]``: number of the episode's steps so far, likewise.
+        lengths: int64 ``[N]``: number of the episode's steps so far, until the next step too.
     """
 
     def __init__(self, env: VectorEnv):

@@ -2,7 +2,7 @@
 
 Mnih et al. 2015, "Human-level control through deep reinforcement learning". On top, each by a
 switch: Double DQN (van Hasselt et al. 2016), dueling networks (Wang et al. 2016), n-step returns
-(Sutton 1988), prioritised replay (Schaul et al. 2016), noisy networks (Fortunato et al. 2018).
+(Sutton 1988), prioritized replay (Schaul et al. 2016), noisy networks (Fortunato et al. 2018).
 """
 
 from __future__ import annotations
@@ -61,36 +61,37 @@ class DQN(BaseAgent):
         final_learning_rate: step size at the end of learning; constant by default.
         buffer_size: maximum number of transitions kept for replay; see
             `agents.replay.ReplayBuffer`.
-        learning_starts: transitions stored before the first update; actions are random until then.
-        batch_size: transitions per update.
-        gamma: discount.
-        n_steps: rewards summed before the value of what follows is estimated.
-        train_freq: environment steps (of all environments together as one) between updates.
-        gradient_steps: updates each time.
-        target_update_interval: steps between updates of the target network.
-        tau: how far each moves it: 1 copies the network, less averages (Polyak).
+        learning_starts: number of transitions to store before the first update; until then actions
+            are random.
+        batch_size: number of transitions per update.
+        gamma: discount factor.
+        n_steps: number of rewards summed before the value of the next observation is added.
+        train_freq: number of times that all environments are stepped between updates.
+        gradient_steps: number of updates each time.
+        target_update_interval: number of steps between updates of the target network.
+        tau: weight of the network in such an update: 1 copies it, less averages (Polyak).
         double_q: choose the next action by the network, value it by the target network.
         dueling: separate state value and advantages.
-        noisy: explore by noise on the weights, which is learned, instead of random actions.
+        noisy: explore by learned noise on the weights instead of random actions.
         prioritized_replay: replay transitions in proportion to their TD errors.
         prioritized_replay_alpha: exponent of the priorities: 0 is uniform.
         prioritized_replay_beta0: initial importance-sampling exponent, annealed to 1.
         exploration_fraction: share of learning over which epsilon falls.
         exploration_initial_eps: epsilon at the beginning.
-        exploration_final_eps: epsilon from then on.
+        exploration_final_eps: epsilon after that.
         max_grad_norm: the gradient is scaled down to this norm.
         net_arch: widths of the hidden layers.
         seed: random seed of weights, exploration, replay and the environment; ``None`` draws one.
-        device: where the networks and the buffer are.
+        device: device of the networks and the buffer.
 
     Attributes:
         q_network: the network that acts.
         target_network: values the next observations; follows `q_network`.
         optimizer: `torch.optim.Adam` of `q_network`.
-        num_timesteps: steps so far.
+        num_timesteps: number of steps so far.
         exploration_rate: epsilon of the last actions.
         episode_returns: returns of the last 100 training episodes.
-        losses: the last 100 updates' losses.
+        losses: losses of the last 100 updates.
 
     Raises:
         ValueError: spaces it cannot handle, a hyper-parameter of the wrong type or out of range, a
@@ -185,16 +186,16 @@ class DQN(BaseAgent):
     ) -> DQN:
         """Interact and learn for ``total_timesteps`` more steps.
 
-        Each call begins new episodes, so the environment may be used in between, for an evaluation
-        say, and a call that was interrupted can simply be followed by another. Only an agent that
-        comes from `resume`, or was copied by a callback, continues its episodes.
+        Each call begins new episodes. So the environment may be used in between, and after an
+        interrupt you can simply call `learn` again. Only an agent that comes from `resume`, or that
+        a callback copied, continues its episodes.
 
         Args:
-            total_timesteps: steps, counted over all environments; 0 does nothing; ``None`` finishes
-                a run that was interrupted.
+            total_timesteps: number of steps over all environments; 0 does nothing; ``None``
+                finishes an interrupted run.
             callback: one or several functions called with the agent after each round of steps; see
                 `agents.callbacks`. They must not use the environment that the agent learns in.
-            progress_bar: show one, with the mean return of recent episodes.
+            progress_bar: show a progress bar with the mean return of recent episodes.
 
         Returns:
             The agent itself.
@@ -520,10 +521,10 @@ class DQN(BaseAgent):
         Give ``learn`` the callbacks that it had.
 
         Args:
-            path: what :meth:`save_checkpoint` wrote.
-            env: like the one it learned in. If it has ``set_state`` it goes on where it was;
-                otherwise new episodes begin, and a warning says so.
-            device: where the networks and the buffer lie.
+            path: file that :meth:`save_checkpoint` wrote.
+            env: environment like the one that it learned in. If it has ``set_state``, its episodes
+                continue; otherwise new episodes begin, and a warning says so.
+            device: device of the networks and the buffer.
 
         Raises:
             ValueError: a missing or damaged file, one that holds no checkpoint, or another

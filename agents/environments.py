@@ -1,4 +1,4 @@
-"""What agents and evaluation ask of an environment, whichever kind it is."""
+"""Environments as agents and evaluation need them, whichever kind they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agents.validation import integer
 
 
 def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
-    """The environment itself, or a single one as the only row of a vector environment.
+    """Return a vector environment itself, or one whose only row is a single environment.
 
     The latter writes each observation over the one before.
     """
@@ -49,7 +49,7 @@ def registered_id(env_id: str) -> str:
 
 
 def autoreset_mode(env: VectorEnv) -> AutoresetMode:
-    """What happens to a row whose episode has ended; Gymnasium's default if it does not say."""
+    """Return the autoreset mode, Gymnasium's default if the environment names none."""
     return env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
 
 
@@ -61,7 +61,7 @@ def check_rewards(rewards: np.ndarray) -> None:
 
 
 def to_numpy(values: Any) -> np.ndarray:
-    """An array of what an environment returned, be it an array or a tensor on any device."""
+    """Return an array or a tensor on any device as an array."""
     return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
@@ -102,11 +102,11 @@ class NumpyVectorEnv(VectorWrapper):
 
 @contextmanager
 def interruptible(env: VectorEnv) -> Iterator[None]:
-    """An interrupt or error inside leaves ``env`` so that it can be reset and used again.
+    """Make sure that ``env`` can be reset and used again after an interrupt or error.
 
     Gymnasium's `PassiveEnvChecker` compares the first results of an environment with each other; if
     the first reset is interrupted, every later step fails for lack of a result to compare with. So
-    it is told to begin once more.
+    reset its memory of them.
     """
     try:
         yield
@@ -128,7 +128,7 @@ def uses_env(callback: Any, env: VectorEnv) -> bool:
 
 
 def device_of(values: Any) -> torch.device | None:
-    """The device of the first tensor in nested dicts and tuples; ``None`` without tensors."""
+    """Return the device of the first tensor in nested dicts and tuples; ``None`` without tensors."""
     if isinstance(values, torch.Tensor):
         return values.device
     parts = values.values() if isinstance(values, Mapping) else values
@@ -137,7 +137,7 @@ def device_of(values: Any) -> torch.device | None:
 
 
 def _arrays(values: Any) -> Any:
-    """Nested dicts and tuples with arrays in place of tensors."""
+    """Return nested dicts and tuples with arrays in place of tensors."""
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().numpy()
     if isinstance(values, Mapping):
@@ -152,14 +152,14 @@ def _identity(env: gym.Env) -> gym.Env:
 def make_env(
     env_id: str, num_envs: int = 1, same_step: bool = False, **options: Any
 ) -> gym.Env | VectorEnv:
-    """A single environment, or a vector environment where there shall be several.
+    """Make a single environment, or a vector environment if ``num_envs > 1``.
 
     Args:
-        env_id: as registered with Gymnasium, with or without the module that registers it.
-        num_envs: how many.
+        env_id: registered id, with or without the module that registers it.
+        num_envs: number of environments.
         same_step: reset a row in the step in which its episode ends, as Stable-Baselines3's agents
             need it.
-        **options: of the environment.
+        **options: arguments of the environment.
 
     Raises:
         ValueError: an unknown environment or option.
@@ -184,6 +184,6 @@ def make_env(
 
 
 def _takes_autoreset_mode(env_id: str) -> bool:
-    """Whether it is one of our batched environments."""
+    """Return whether it is one of our batched environments."""
     entry = gym.spec(registered_id(env_id)).vector_entry_point
     return isinstance(entry, str) and entry.startswith("latentgym.")

@@ -27,9 +27,9 @@ class Settings:
     """How to train an agent in an environment.
 
     Attributes:
-        timesteps: steps, counted over all environments.
-        num_envs: environments side by side.
-        hyperparameters: of the agent; the rest is as it has them.
+        timesteps: number of steps over all environments.
+        num_envs: number of environments.
+        hyperparameters: the agent's hyper-parameters that differ from its defaults.
     """
 
     timesteps: int = 100_000
@@ -38,11 +38,11 @@ class Settings:
 
 
 def settings(agent: str, env_id: str) -> Settings:
-    """What is known to be good; where nothing is, a warning says so and defaults are returned.
+    """Return known-good settings, or the defaults, with a warning, where there are none.
 
     Args:
         agent: ``"dqn"``, ``"sb3-ppo"``, ...: see `agents.registry.KINDS`.
-        env_id: as registered, with or without the module that registers it.
+        env_id: registered id, with or without the module that registers it.
     """
     entry = dict(entries().get(agent, {}).get(registered_id(env_id), {}))
     if not entry:
@@ -54,7 +54,7 @@ def settings(agent: str, env_id: str) -> Settings:
 
 
 def known_good(agent: str, env_id: str) -> dict[str, Any]:
-    """The hyper-parameters alone, to be passed on: ``DQN(env, **known_good("dqn", env_id))``."""
+    """Return the hyper-parameters alone: ``DQN(env, **known_good("dqn", env_id))``."""
     return settings(agent, env_id).hyperparameters
 
 

@@ -21,9 +21,9 @@ SMALLEST_IMAGE = 8
 
 @contextmanager
 def building(seed: int) -> Iterator[None]:
-    """Inside, networks are built from ``seed`` on the CPU, whatever state torch is in.
+    """Build networks from ``seed`` on the CPU, whatever state torch is in.
 
-    Neither the default device nor inference mode counts, and the global random state is restored.
+    The default device and inference mode are ignored, and the global random state is restored.
     """
     with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed all GPUs
@@ -38,9 +38,9 @@ class NoisyLinear(nn.Linear):
     it is an ordinary linear layer.
 
     Args:
-        inputs: length of a row.
-        outputs: length of its image.
-        sigma: the noise's scale at the beginning, in units of ``inputs ** -0.5``.
+        inputs: number of input features.
+        outputs: number of output features.
+        sigma: initial scale of the noise, in units of ``inputs ** -0.5``.
     """
 
     noise_in: torch.Tensor
@@ -77,11 +77,11 @@ class NoisyLinear(nn.Linear):
 class ImageFeatures(nn.Module):
     """Convolutions over uint8 images: ``[N, H, W, C]`` or ``[N, C, H, W]`` to ``[N, size]``.
 
-    Pixels are scaled to -0.5 to 0.5. The layers of Mnih et al. 2015, padded so that images from 8
-    pixels on have features. Channels come first if that axis is the shortest.
+    Pixels are scaled to [-0.5, 0.5]. The layers are those of Mnih et al. 2015, padded so that images
+    of at least 8 pixels have features. Channels come first if that axis is the shortest.
 
     Args:
-        shape: of one image.
+        shape: shape of one image.
 
     Raises:
         ValueError: an image that is too small.
@@ -109,7 +109,7 @@ class ImageFeatures(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if not self.channels_first:
             images = images.permute(0, 3, 1, 2)
-        # Centred: the grey of where nothing happens is nothing.
+        # Centered: a plain gray background becomes zero.
         return self.layers(images.float() / 255 - 0.5).flatten(1)
 
 
@@ -120,7 +120,7 @@ class Features(nn.ModuleList):
     become one-hot.
 
     Args:
-        space: of one observation; see `agents.observations.subspaces`.
+        space: space of one observation; see `agents.observations.subspaces`.
 
     Raises:
         ValueError: a space it cannot handle.
@@ -150,7 +150,7 @@ class QNetwork(nn.Module):
     """From observations to action values: features of each key, a perceptron, and a head.
 
     Args:
-        space: of one observation; see `agents.observations.subspaces`.
+        space: space of one observation; see `agents.observations.subspaces`.
         actions: number of actions.
         net_arch: widths of the hidden layers.
         dueling: add a state value and the actions' centred advantages (Wang et al. 2016).

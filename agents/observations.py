@@ -18,7 +18,7 @@ SIMPLE_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDi
 
 
 def subspaces(space: spaces.Space) -> dict[str, spaces.Space]:
-    """The spaces of a Dict or Tuple by key or position (``"0"``, ...); a simple space under ``""``.
+    """Return the spaces of a Dict or Tuple by key or position (``"0"``, ...); a simple space under ``""``.
 
     Raises:
         ValueError: not a Box, Discrete, MultiBinary, MultiDiscrete, or a Dict or Tuple of these.
@@ -37,7 +37,7 @@ def subspaces(space: spaces.Space) -> dict[str, spaces.Space]:
 
 
 def split(space: spaces.Space, observation: Any) -> dict[str, Any]:
-    """An observation, or a batch of them, by the keys of `subspaces`.
+    """Return an observation, or a batch of them, by the keys of `subspaces`.
 
     Raises:
         ValueError: keys or a length other than the space's.
@@ -62,10 +62,10 @@ def split(space: spaces.Space, observation: Any) -> dict[str, Any]:
 
 
 def take(space: spaces.Space, observations: Any, mask: np.ndarray) -> dict[str, Any]:
-    """Some rows of a batch of observations, by key.
+    """Return some rows of a batch of observations, by key.
 
     Args:
-        space: of one observation.
+        space: space of one observation.
         observations: a batch, or an array of objects with one observation per row, as Gymnasium
             gives ``final_obs``.
         mask: bool ``[N]``, the rows.
@@ -80,15 +80,15 @@ def take(space: spaces.Space, observations: Any, mask: np.ndarray) -> dict[str, 
 
 
 def join(parts: dict[str, Any]) -> Any:
-    """The lone part of a simple space, or all parts by key."""
+    """Return the only part of a simple space, or all parts by key."""
     return parts.get("", parts)
 
 
 def as_batch(space: spaces.Space, observation: Any) -> tuple[dict[str, Any], bool]:
-    """One observation or a batch of them as a batch by key, and whether it was one.
+    """Return one observation or a batch of them as a batch by key, and whether it was one.
 
     Args:
-        space: of one observation.
+        space: space of one observation.
         observation: arrays, tensors or numbers, ``[*shape]`` or ``[N, *shape]``.
 
     Raises:
@@ -139,7 +139,7 @@ def check_values(space_of: Mapping[str, spaces.Space], parts: Mapping[str, Any])
 
 
 def encode(space: Any, values: torch.Tensor) -> torch.Tensor:
-    """A batch of one simple space as float32 rows ``[N, encoded_size]``; choices one-hot."""
+    """Return a batch of one simple space as float32 rows ``[N, encoded_size]``; choices one-hot."""
     rows = values.flatten(1) if values.ndim > 1 else values[:, None]
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
         return rows.float()
@@ -151,7 +151,7 @@ def encode(space: Any, values: torch.Tensor) -> torch.Tensor:
 
 
 def encoded_size(space: Any) -> int:
-    """Numbers per row of `encode`."""
+    """Return the number of numbers per row of `encode`."""
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
         return math.prod(space.shape)
     counts, _ = _choice_lists(space)
@@ -159,12 +159,12 @@ def encoded_size(space: Any) -> int:
 
 
 def is_image(space: spaces.Space) -> TypeGuard[spaces.Box]:
-    """Whether it is a uint8 Box of three axes: height, width and channels, or channels first."""
+    """Return whether it is a uint8 Box of three axes: height, width and channels, or channels first."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
 
 
 def layout(space: spaces.Space) -> Any:
-    """What must not change in an environment: shapes of boxes, and all other spaces, by key."""
+    """Return what must not change: shapes of boxes, and all other spaces, by key."""
     return join(
         {
             key: part.shape if isinstance(part, spaces.Box) else part
@@ -174,7 +174,7 @@ def layout(space: spaces.Space) -> Any:
 
 
 def _choices(space: spaces.Discrete | spaces.MultiDiscrete) -> tuple[Any, Any]:
-    """Numbers of choices and the first of each: ints, or arrays of the space's shape."""
+    """Return the number of choices and the first: ints, or arrays of the space's shape."""
     if isinstance(space, spaces.Discrete):
         return int(space.n), int(space.start)
     return space.nvec, space.start

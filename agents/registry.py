@@ -1,4 +1,4 @@
-"""Agents of all kinds by name: made, trained, saved and loaded in one way."""
+"""Make and load agents of all kinds by name."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ OWN: dict[str, type[DQN] | type[Reinforce]] = {"dqn": DQN, "reinforce": Reinforc
 def make_agent(
     kind: str, env: gym.Env | VectorEnv, seed: int | None = None, **hyperparameters: Any
 ) -> Agent:
-    """An agent by name.
+    """Make an agent by name.
 
     Args:
         kind: one of `KINDS`.
-        env: what it learns in; see `make_env`.
-        seed: of everything random.
-        **hyperparameters: of the agent.
+        env: environment that it learns in; see `agents.environments.make_env`.
+        seed: random seed.
+        **hyperparameters: the agent's hyper-parameters.
 
     Raises:
         ValueError: an unknown kind, hyper-parameters it does not have or that are out of range,
@@ -59,7 +59,7 @@ def make_agent(
 
 
 def hyperparameter_names(kind: str) -> list[str]:
-    """What `make_agent` takes for this kind, besides the seed.
+    """Return the names of the hyper-parameters that `make_agent` takes, without the seed.
 
     Raises:
         ValueError: an unknown kind.
@@ -74,7 +74,7 @@ def hyperparameter_names(kind: str) -> list[str]:
 def load_agent(
     path: str | Path, env: gym.Env | VectorEnv | None = None, device: str = "cpu"
 ) -> Agent:
-    """Read an agent of any kind that its ``save`` wrote; with ``env`` it can go on learning.
+    """Read an agent of any kind that its ``save`` wrote; with ``env`` it can continue to learn.
 
     Raises:
         ValueError: a missing or damaged file, or one that holds no agent.
@@ -91,12 +91,12 @@ def load_agent(
 
 
 def make_training_env(kind: str, env_id: str, num_envs: int, **options: Any) -> gym.Env | VectorEnv:
-    """`make_env` in the autoreset mode that the agent needs."""
+    """Make an environment in the autoreset mode that the agent needs."""
     return make_env(env_id, num_envs, same_step=check_kind(kind) not in OWN, **options)
 
 
 def check_kind(kind: str) -> str:
-    """The kind itself, or a ValueError that names those there are."""
+    """Return the kind itself, or raise a ValueError that lists the kinds."""
     if kind not in KINDS:
         raise ValueError(f"unknown agent {kind!r}; allowed: {', '.join(KINDS)}")
     return kind

@@ -40,8 +40,8 @@ class Reinforce(BaseAgent):
 
         mean over steps of  (G_t - b(s_t)) * grad log pi(a_t | s_t)
 
-    where the return G_t is what the episode paid from that step on, and the baseline b(s_t) what
-    could be expected. Each environment plays a fixed share of the episodes, since to take those
+    where the return G_t is the sum of the rewards from that step on, and the baseline b(s_t) is its
+    expected value. Each environment plays a fixed share of the episodes, since to take those
     that are done first would favour short ones. It goes on, unused, until the others have played
     theirs; those steps are counted in `num_timesteps` none the less.
 
@@ -62,8 +62,8 @@ class Reinforce(BaseAgent):
             end.
         learning_rate: step size of the policy's Adam; falls linearly to ``final_learning_rate``.
         final_learning_rate: step size at the end of learning; constant by default.
-        gamma: discount.
-        n_episodes: episodes played for each update.
+        gamma: discount factor.
+        n_episodes: number of episodes for each update.
         reward_to_go: if false, each step is credited with the whole episode's return: the same
             gradient on average, with a higher variance.
         discount_states: weight step t of an episode with ``gamma ** t``, as the gradient of the
@@ -73,18 +73,18 @@ class Reinforce(BaseAgent):
         baseline_learning_rate: step size of the state value's Adam.
         baseline_steps: gradient steps on each batch of episodes to fit the state value.
         normalize_advantage: subtract the batch's mean and divide by its standard deviation.
-        ent_coef: weight of the policy's entropy, which is maximised besides.
+        ent_coef: weight of an entropy bonus.
         max_grad_norm: each network's gradient is scaled down to this norm.
         net_arch: widths of the hidden layers of policy and state value.
         seed: random seed of weights, actions and the environment; ``None`` draws one.
-        device: where the networks are.
+        device: device of the networks.
 
     Attributes:
         policy: maps observations to the distribution of actions.
         baseline_network: maps observations to values; ``None`` without a baseline.
         optimizer: `torch.optim.Adam` of `policy`.
-        baseline_optimizer: that of `baseline_network`; ``None`` without a baseline.
-        num_timesteps: steps so far.
+        baseline_optimizer: optimizer of `baseline_network`; ``None`` without a baseline.
+        num_timesteps: number of steps so far.
         episode_returns: returns of the last 100 training episodes.
 
     Raises:
@@ -150,13 +150,13 @@ class Reinforce(BaseAgent):
     ) -> Reinforce:
         """Play and learn for ``total_timesteps`` more steps, and until the last episodes are over.
 
-        Each update plays new episodes, so the environment may be used in between, and a call that
-        was interrupted can simply be followed by another.
+        Each update plays new episodes. So the environment may be used in between, and after an
+        interrupt you can simply call `learn` again.
 
         Args:
-            total_timesteps: steps, counted over all environments; 0 does nothing.
+            total_timesteps: number of steps over all environments; 0 does nothing.
             callback: one or several functions called with the agent after each update.
-            progress_bar: show one, with the mean return of recent episodes.
+            progress_bar: show a progress bar with the mean return of recent episodes.
 
         Returns:
             The agent itself.

@@ -1,7 +1,7 @@
-"""Experience replay (Lin 1992): uniform or prioritised (Schaul et al. 2016), n-step (Sutton 1988).
+"""Experience replay (Lin 1992): uniform or prioritized (Schaul et al. 2016), n-step (Sutton 1988).
 
-Each observation is stored once: a transition holds the slots of two of them, and what is the next
-observation of one transition is where the following one starts.
+Each observation is stored once. A transition holds the slots of two observations: the next
+observation of one transition is the first of the following one.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Batch:
             for a Dict space.
         actions: int64 ``[B]``.
         rewards: float32 ``[B]``: sums of up to n discounted rewards.
-        discounts: float32 ``[B]``: what the value of ``next_observations`` counts for:
-            ``gamma ** k`` after k steps; 0 where the episode terminated.
+        discounts: float32 ``[B]``: weight of the value of ``next_observations``: ``gamma ** k``
+            after k steps; 0 where the episode terminated.
         weights: float32 ``[B]``: importance weights, or ``None`` if sampling was uniform.
         indices: int64 ``[B]`` on the CPU: where the transitions are, for `update_priorities`.
     """
@@ -53,11 +53,11 @@ class Batch:
     def split(self, size: int) -> Iterator[Batch]:
         """Batches of ``size``; the last one may be smaller."""
         columns = (_split(column, size) for column in vars(self).values())
-        return (Batch(*parts) for parts in zip(*columns))  # noqa: B905 (None repeats for ever)
+        return (Batch(*parts) for parts in zip(*columns))  # noqa: B905 (None repeats endlessly)
 
 
 class ReplayBuffer:
-    """The last transitions of some environments, on the learner's device.
+    """The last transitions of several environments, on the learner's device.
 
     Observations and transitions lie in one ring each, both in order of time. There is room for as
     many observations as transitions, and for those of unfinished ones. The last observation of an
@@ -65,16 +65,16 @@ class ReplayBuffer:
     ``capacity``: those whose observations were overwritten are forgotten.
 
     Args:
-        space: of one observation.
-        capacity: how many transitions, at most.
-        num_envs: how many environments they come from.
-        n_steps: rewards summed into one transition; fewer at the end of an episode.
-        gamma: discount.
-        alpha: how much priorities count when sampling, from 0 to 1; ``None``: uniform.
-        device: where observations and transitions lie.
+        space: space of one observation.
+        capacity: maximum number of transitions.
+        num_envs: number of environments.
+        n_steps: number of rewards summed into one transition; fewer at the end of an episode.
+        gamma: discount factor.
+        alpha: exponent of the priorities when sampling, from 0 to 1; ``None``: uniform.
+        device: device of observations and transitions.
 
     Attributes:
-        added: how many transitions were ever added.
+        added: number of transitions ever added.
 
     Raises:
         ValueError: the device has less memory than it needs.
@@ -155,7 +155,7 @@ class ReplayBuffer:
         """New episodes begin; what was unfinished in these rows is dropped.
 
         Args:
-            rows: int64 ``[M]``: which environments.
+            rows: int64 ``[M]``: numbers of the environments.
             observations: the first ones, by key: ``[M, *shape]``.
         """
         if self._unfinished is not None:
@@ -174,19 +174,19 @@ class ReplayBuffer:
         """One step of some environments; after an end, `begin` has to come next for that row.
 
         Args:
-            rows: int64 ``[M]``: which environments.
+            rows: int64 ``[M]``: numbers of the environments.
             actions: int64 ``[M]``.
             rewards: ``[M]``.
             terminated: bool ``[M]``.
             truncated: bool ``[M]``.
-            observations: what the actions led to, before any reset, by key: ``[M, *shape]``.
+            observations: the next observations, before any reset, by key: ``[M, *shape]``.
         """
         if not len(rows):
             return
         starts = self._current[rows]
         self._current[rows] = reached = self._store(observations)
         if self._unfinished is None:
-            # Termination ends all value; truncation does not: the value goes on beyond it.
+            # Nothing follows a termination; a truncated episode would have continued.
             discounts = self._gamma * ~terminated
             self._insert(starts, reached, actions, rewards, discounts, starts.min())
         else:
@@ -198,12 +198,13 @@ class ReplayBuffer:
     def sample(self, batch_size: int, rng: torch.Generator, beta: float = 1.0) -> Batch:
         """Draw ``batch_size`` transitions with replacement.
 
-        Prioritised: by proportional priority, from equal shares of the total (Schaul et al. 2016).
+        With priorities: in proportion to them, one from each of ``batch_size`` equal shares of
+        their sum (Schaul et al. 2016).
 
         Args:
-            batch_size: how many.
-            rng: a generator on the CPU.
-            beta: how much the importance weights make up for the priorities, from 0 to 1.
+            batch_size: number of transitions.
+            rng: random generator on the CPU.
+            beta: exponent of the importance weights, from 0 to 1.
         """
         weights = None
         if self._tree is None:
@@ -249,7 +250,7 @@ class ReplayBuffer:
         self._tree.set(indices.numpy(), priorities**self.alpha)
 
     def get_state(self) -> dict[str, Any]:
-        """All that it holds: tensors, arrays and numbers, to go on from."""
+        """Return all contents: tensors, arrays and numbers."""
         slots, size = min(self._stored, self._num_slots), min(self.added, self.capacity)
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
         state["observations"] = {key: ring[:slots] for key, ring in self._observation_slots.items()}
@@ -385,7 +386,7 @@ class NStepReturns:
     Args:
         num_envs: environments they come from.
         n_steps: rewards of a whole one; fewer at the end of an episode.
-        gamma: discount.
+        gamma: discount factor.
     """
 
     def __init__(self, num_envs: int, n_steps: int, gamma: float):
@@ -429,7 +430,7 @@ class NStepReturns:
         slot = age, rows[column]
         oldest = self._starts[self._ages < self._count].min()
         self._count[rows[ended]] = 0
-        # Termination ends all value; truncation does not: the value goes on beyond it.
+        # Nothing follows a termination; a truncated episode would have continued.
         discounts = self._discounts[age + 1] * ~terminated[column]
         return column, (
             self._starts[slot],
@@ -444,7 +445,7 @@ class SumTree:
     """Priorities in the leaves of a binary tree whose nodes hold sums, for drawing by priority.
 
     Args:
-        capacity: how many priorities; all are 0 at first.
+        capacity: number of priorities, which are all 0 at first.
     """
 
     def __init__(self, capacity: int):

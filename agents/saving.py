@@ -1,6 +1,6 @@
-"""What files of agents hold: descriptions, weights, and states, of nested dicts and lists.
+"""Contents of agents' files: descriptions, weights, and states as nested dicts and lists.
 
-And the state of environments: what a learner that is resumed needs to go on where it was.
+Also the state of environments, which a resumed learner needs to continue its episodes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KINDS = {torch.Tensor: "tensor", np.ndarray: "array", np.generic: "number"}
 
 
 def pack(state: Any, tensors: dict[str, torch.Tensor], name: str = "") -> Any:
-    """The state as JSON data; its tensors, arrays and numpy numbers go into ``tensors``.
+    """Return the state as JSON data; its tensors, arrays and NumPy numbers go into ``tensors``.
 
     Args:
         state: nested dicts (with names as keys) and lists of them and of plain data.
@@ -66,10 +66,10 @@ def unpack(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def get_env_state(env: VectorEnv) -> dict[str, Any] | None:
-    """What ``env`` needs to go on, or ``None`` where it cannot tell.
+    """Return the state of ``env``, or ``None`` if it has no ``get_state``.
 
-    A vector environment tells by a ``get_state`` of its own; a plain `SyncVectorEnv`, if all its
-    environments have one under no other wrappers than those that ``gym.make`` adds.
+    A plain `SyncVectorEnv` has a state if all its environments have ``get_state``, under no other
+    wrappers than those that ``gym.make`` adds.
     """
     if hasattr(env, "get_state"):
         return {"vector": env.get_state()}
@@ -82,7 +82,7 @@ def get_env_state(env: VectorEnv) -> dict[str, Any] | None:
 
 
 def set_env_state(env: VectorEnv, state: Mapping[str, Any]) -> None:
-    """Let ``env`` go on from what `get_env_state` of one like it gave.
+    """Set ``env`` to the state that `get_env_state` returned for one like it.
 
     Raises:
         ValueError: it is another environment.
@@ -111,7 +111,7 @@ def _row_state(env: gym.Env) -> dict[str, Any] | None:
 
 
 def _unwrapped(env: gym.Env) -> tuple[list[TimeLimit], Any]:
-    """Step limits, and the environment beneath if its state is all there is besides."""
+    """Return the step limits, and the inner environment, or ``None`` if it has no full state."""
     limits = []
     while isinstance(env, (TimeLimit, OrderEnforcing, PassiveEnvChecker)):
         if isinstance(env, TimeLimit):
@@ -127,7 +127,7 @@ def describe(
     observation_space: spaces.Space,
     action_space: spaces.Space,
 ) -> dict[str, str]:
-    """What the file of an agent says of it, besides its weights."""
+    """Return the metadata of an agent's file."""
     return {
         "format": file_format,
         # NumPy's numbers are not JSON.
@@ -138,7 +138,7 @@ def describe(
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise a ValueError for weights that are not finite: no file may be replaced by such."""
+    """Raise a ValueError for weights that are not finite: they must not replace a good file."""
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} has values that are not finite; nothing was saved")

@@ -17,8 +17,8 @@ class Training:
 
     Attributes:
         best: the evaluations and the best network; ``best.restore(agent)`` brings it back.
-        seconds: of learning, without the evaluations.
-        steps: that were learned from.
+        seconds: time spent learning, without the evaluations.
+        steps: number of steps.
     """
 
     best: EvalCallback
@@ -36,8 +36,8 @@ def train(
     """Let an agent of any kind learn, evaluating it now and then.
 
     Args:
-        agent: of any kind.
-        timesteps: how long; ``None`` finishes an interrupted run of `agents.DQN`.
+        agent: an agent of any kind.
+        timesteps: number of steps; ``None`` finishes an interrupted run of `agents.DQN`.
         best: evaluates, on an environment of its own.
         callbacks: called besides.
         progress_bar: show one.

@@ -26,7 +26,8 @@ def check_names(
     Args:
         agent: its kind, for the message.
         values: by name.
-        parameters: of the agent's constructor, whose defaults tell what must be a number.
+        parameters: parameters of the agent's constructor; a default that is a number says that the
+            value must be one.
         allowed: the names there are.
     """
     for name, value in values.items():

@@ -55,8 +55,8 @@ class SB3Agent:
         kind: ``"sb3-dqn"``, ``"sb3-ppo"``, ...
         env: a Gymnasium environment, or a vector environment as `agents.SB3VecEnv` takes it.
         seed: random seed; Stable-Baselines3 seeds the global random states with it.
-        device: where the networks are.
-        **hyperparameters: of the algorithm's constructor; besides, ``net_arch`` for
+        device: device of the networks.
+        **hyperparameters: arguments of the algorithm's constructor; also ``net_arch`` for
             ``policy_kwargs``, ``final_X`` for a hyper-parameter X that falls linearly to it, and
             ``replay_buffer_class="HerReplayBuffer"``.
 
@@ -127,15 +127,15 @@ class SB3Agent:
     ) -> SB3Agent:
         """Interact and learn for ``total_timesteps`` more steps.
 
-        Each call begins new episodes, so the environment may be used in between, for an evaluation
-        say, and a call that was interrupted can simply be followed by another.
+        Each call begins new episodes. So the environment may be used in between, and after an
+        interrupt you can simply call `learn` again.
 
         Args:
-            total_timesteps: steps, counted over all environments; 0 does nothing; algorithms that
+            total_timesteps: number of steps over all environments; 0 does nothing; algorithms that
                 learn from whole rollouts finish the last one.
             callback: one or several functions called with this agent after each step of the
                 environments; see `agents.callbacks`.
-            progress_bar: show one, with the mean return of recent episodes.
+            progress_bar: show a progress bar with the mean return of recent episodes.
 
         Returns:
             The agent itself.
@@ -178,11 +178,11 @@ class SB3Agent:
         return [episode["r"] for episode in self.algorithm.ep_info_buffer or ()]
 
     def get_parameters(self) -> dict[str, dict[str, torch.Tensor]]:
-        """The networks' parameters: not copies."""
+        """Return the networks' parameters: not copies."""
         return {"policy": self.algorithm.policy.state_dict()}
 
     def set_parameters(self, parameters: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        """Take over what :meth:`get_parameters` gave."""
+        """Take over what :meth:`get_parameters` returned."""
         self.algorithm.policy.load_state_dict(parameters["policy"])
 
     def save(self, path: str | Path) -> None:
@@ -201,7 +201,7 @@ class SB3Agent:
     def load(
         cls, path: str | Path, env: gym.Env | VectorEnv | None = None, device: str = "cpu"
     ) -> SB3Agent:
-        """Read an agent that :meth:`save` wrote; with ``env`` it can go on learning.
+        """Read an agent that :meth:`save` wrote; with ``env`` it can continue to learn.
 
         Raises:
             ValueError: a missing or damaged file, or one that holds no such agent.
@@ -214,7 +214,7 @@ class SB3Agent:
                 given = _Spaces(*(space_from_json(metadata[name]) for name in _SPACES))
                 if issubclass(algorithm_class(kind), OffPolicyAlgorithm):
                     hyperparameters |= _NO_REPLAY
-            with warnings.catch_warnings():  # of rollouts that one environment fills ill
+            with warnings.catch_warnings():  # about rollouts shorter than a batch
                 if env is None:
                     warnings.simplefilter("ignore")
                 agent = cls(kind, given, device=device, **hyperparameters)
@@ -234,7 +234,7 @@ def algorithm_class(kind: str) -> type[BaseAlgorithm]:
 
 
 def hyperparameter_names(kind: str) -> list[str]:
-    """What :class:`SB3Agent` takes for this kind."""
+    """Return the names of the hyper-parameters of :class:`SB3Agent` for this kind."""
     names = [
         name
         for name in inspect.signature(algorithm_class(kind)).parameters
@@ -339,7 +339,7 @@ def _interruptible(env: VecEnv) -> Iterator[None]:
 
 
 def _arguments(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Our spellings to those of the constructors."""
+    """Return the constructors' arguments for our hyper-parameters."""
     given = dict(hyperparameters)
     if "net_arch" in given:
         net_arch = list(given.pop("net_arch"))

@@ -76,7 +76,7 @@ class SB3VecEnv(VecEnv):
         super().__init__(vector_env.num_envs, from_zero(observations), from_zero(actions))
 
     def reset(self) -> VecEnvObs:
-        """Begin new episodes in all rows, with what `seed` and `set_options` gave, once."""
+        """Begin new episodes in all rows, with the values of `seed` and `set_options`, once."""
         observations, infos = self._env.reset(
             seed=self._seeds[0],  # row i takes seed + i, as in all vector environments
             options=self._options[0] or None,
@@ -114,7 +114,7 @@ class SB3VecEnv(VecEnv):
         return self._shifted(observations), np.asarray(rewards, np.float32), ended, rows
 
     def set_options(self, options: Any = None) -> None:
-        """Options of the next reset, for all rows.
+        """Set the options of the next reset, for all rows.
 
         Raises:
             ValueError: a list, with one dict per row.
@@ -128,12 +128,12 @@ class SB3VecEnv(VecEnv):
         self.vector_env.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """The rendered picture of each row, or the one picture that shows all."""
+        """Return the rendered image of each row, or one image of all."""
         images: Any = self.vector_env.render()
         return [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute, for each row."""
+        """Return an attribute of each row."""
         base, rows = self.vector_env.unwrapped, list(self._get_indices(indices))
         if isinstance(base, SyncVectorEnv):
             return [base.envs[row].get_wrapper_attr(attr_name) for row in rows]
@@ -233,7 +233,7 @@ def first(space: spaces.Space) -> Any:
 
 
 def from_zero(space: Any) -> Any:
-    """The same space, but with ``start`` 0."""
+    """Return the same space, but with ``start`` 0."""
     if not is_shifted(first(space)):
         return space
     if isinstance(space, spaces.Dict):
@@ -244,11 +244,11 @@ def from_zero(space: Any) -> Any:
 
 
 def shift(values: Any, starts: Any, sign: int = 1) -> Any:
-    """``values + sign * starts``; the same values if there is nothing to add.
+    """Return ``values + sign * starts``; the same values if there is nothing to add.
 
     Args:
         values: one or several values of a space, or a dict of them.
-        starts: what `first` says about the space.
+        starts: result of `first` for the space.
         sign: 1 adds, -1 subtracts.
     """
     if not is_shifted(starts):

@@ -31,7 +31,7 @@ def adam_ascent(
         env: one edit per row.
         steps: Adam updates, each of one forward and one backward pass.
         learning_rate: Adam's.
-        seed: of ``env.reset``.
+        seed: random seed for ``env.reset``.
         progress_bar: show one.
 
     Returns:
@@ -41,14 +41,14 @@ def adam_ascent(
     core = env.core
     latents = core.latents.clone().requires_grad_(True)
     # Short memories: the slope seen some steps ago says little about the next of so few.
-    optimiser = torch.optim.Adam([latents], learning_rate, betas=(0.5, 0.9))
+    optimizer = torch.optim.Adam([latents], learning_rate, betas=(0.5, 0.9))
     for _ in ProgressBar(range(steps), desc="gradient reference", disable=not progress_bar):
         assessment = core.assess(latents, EVERY)
         loss = -core.potential(assessment, EVERY).sum()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         before = latents.detach().clone()
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             latents.copy_(core.bounded(latents))
             if core.task.terminate_on_success:

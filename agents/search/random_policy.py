@@ -12,8 +12,8 @@ class RandomPolicy:
     """Uniformly random actions.
 
     Args:
-        action_space: of one environment.
-        seed: of the policy's own random generator; the space's stays untouched.
+        action_space: action space of one environment.
+        seed: random seed of the policy; the space's own generator stays untouched.
     """
 
     def __init__(self, action_space: spaces.Discrete, seed: int = 0):
