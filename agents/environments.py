@@ -128,7 +128,7 @@ def uses_env(callback: Any, env: VectorEnv) -> bool:
 
 
 def device_of(values: Any) -> torch.device | None:
-    """Return the device of the first tensor in nested dicts and tuples; ``None`` without tensors."""
+    """Return the device of the first tensor in nested dicts and tuples, or ``None``."""
     if isinstance(values, torch.Tensor):
         return values.device
     parts = values.values() if isinstance(values, Mapping) else values

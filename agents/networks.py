@@ -77,8 +77,8 @@ class NoisyLinear(nn.Linear):
 class ImageFeatures(nn.Module):
     """Convolutions over uint8 images: ``[N, H, W, C]`` or ``[N, C, H, W]`` to ``[N, size]``.
 
-    Pixels are scaled to [-0.5, 0.5]. The layers are those of Mnih et al. 2015, padded so that images
-    of at least 8 pixels have features. Channels come first if that axis is the shortest.
+    Pixels are scaled to [-0.5, 0.5]. The layers are those of Mnih et al. 2015, padded so that
+    images of at least 8 pixels have features. Channels come first if that axis is the shortest.
 
     Args:
         shape: shape of one image.

@@ -18,7 +18,9 @@ SIMPLE_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDi
 
 
 def subspaces(space: spaces.Space) -> dict[str, spaces.Space]:
-    """Return the spaces of a Dict or Tuple by key or position (``"0"``, ...); a simple space under ``""``.
+    """Return the spaces of a Dict or Tuple by key or position (``"0"``, ...).
+
+    A simple space has the key ``""``.
 
     Raises:
         ValueError: not a Box, Discrete, MultiBinary, MultiDiscrete, or a Dict or Tuple of these.
@@ -159,7 +161,7 @@ def encoded_size(space: Any) -> int:
 
 
 def is_image(space: spaces.Space) -> TypeGuard[spaces.Box]:
-    """Return whether it is a uint8 Box of three axes: height, width and channels, or channels first."""
+    """Return whether it is a uint8 Box of three axes: height, width, channels, in either order."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
 
 
