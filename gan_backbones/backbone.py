@@ -103,7 +103,8 @@ class Backbone:
         if missing:
             raise BackboneError(f"label is {dict(label)}; it leaves out {', '.join(missing)}")
         copies = {role: copy_network(network) for role, network in self.networks.items()}
-        copies["generator"].label.copy_(one_hot)
+        generator: Any = copies["generator"]
+        generator.label.copy_(one_hot)
         card = {**self.card, "label": dict(label)}
         return Backbone(latent_dim=self.latent_dim, schema=self.schema, card=card, **copies)
 
@@ -115,8 +116,8 @@ class Backbone:
             BackboneError: a network that is not one of :mod:`gan_backbones.networks` for its role.
         """
         architecture, tensors = {}, {}
-        for role, network in self.networks.items():
-            network = networks.bake(network)
+        for role, given in self.networks.items():
+            network: Any = networks.bake(given)
             kind = type(network).__name__
             if type(network) not in networks.KINDS[role]:
                 raise BackboneError(

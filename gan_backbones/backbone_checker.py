@@ -134,6 +134,7 @@ def _check_shape(backbone: Backbone, role: str, shape: tuple[int, ...], count: i
     elif role == "discriminator":
         fits, expected = shape == (count,), f"({count},)"
     else:
+        assert backbone.schema is not None
         size = backbone.schema.size
         fits = shape == (count, size)
         expected = f"({count}, {size}), as the schema has {size} variants"

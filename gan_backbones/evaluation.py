@@ -99,6 +99,7 @@ def _evaluate(
         return batched(lambda batch: network(to_float(batch)), images)
 
     realism_real = real(backbone.discriminator)
+    assert backbone.discriminator is not None
     realism_generated = batched(backbone.discriminator, generated)
     realism = {
         "realism_quantiles": {
@@ -111,7 +112,7 @@ def _evaluate(
             for name, figure in discriminator_confusion(realism_real, realism_generated).items()
         },
     }
-    if schema is None:
+    if schema is None or labels is None:
         return {"images": len(images), **realism}
     seen_real = {
         role: predict_attributes(real(getattr(backbone, role)), schema)
@@ -122,21 +123,21 @@ def _evaluate(
         for role in ("classifier", "judge")
     }
     accuracies = {
-        role: dict(zip(schema.names, _shares(seen == labels), strict=True))
+        role: dict(zip(schema.names, _shares(seen.eq(labels)), strict=True))
         for role, seen in seen_real.items()
     }
-    commonest = (labels == labels.mode(dim=0).values).double()
+    commonest = labels.eq(labels.mode(dim=0).values).double()
     chance = dict(zip(schema.names, _shares(commonest), strict=True))
     agreement = (seen_generated["classifier"] == seen_generated["judge"]).double()
     ratios = _share_ratios(seen_generated["judge"], labels, schema)
-    rarest = min(ratios, key=ratios.get)
+    rarest = min(ratios, key=lambda name: ratios[name])
     judge_features = classifier_features(backbone.judge)
     features = judge_features(images), judge_features(generated)
     neighbours = min(NEIGHBOURS, len(images) - 1)
     precision, recall = precision_recall(*features, k=neighbours)
     conditional = {}
     if isinstance(backbone.generator, ConditionalGenerator):
-        matches = (seen_generated["judge"] == labels).double().mean()
+        matches = seen_generated["judge"].eq(labels).double().mean()
         conditional["label_accuracy"] = round(matches.item(), 4)
     return {
         "images": len(images),
@@ -175,7 +176,7 @@ def generate(
         labels: variant indices int64 ``[N, A]``; ignored unless the generator is conditional.
         schema: of the labels.
     """
-    if not isinstance(generator, ConditionalGenerator):
+    if not isinstance(generator, ConditionalGenerator) or schema is None or labels is None:
         return batched(generator, latents)
     one_hot = torch.from_numpy(schema.encode_indices(labels.numpy()))
     split = latents.shape[1]

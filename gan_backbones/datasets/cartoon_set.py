@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -96,7 +96,8 @@ class CartoonSet(ImageFiles):
         )
 
 
-class _Row(NamedTuple):
+@dataclass(frozen=True)
+class _Row:
     line: int
     index: int
     size: int

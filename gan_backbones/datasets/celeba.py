@@ -63,7 +63,7 @@ class CelebA(ImageFiles):
             raise DatasetError(f"{images}: missing; expected the folder of images{hint}")
         names, rows = read_attributes(folder / "list_attr_celeba.txt")
         partition_file = folder / "list_eval_partition.txt"
-        partition = None
+        partition: dict[str, int] = {}
         if split != "all" or partition_file.exists():
             partition = read_partition(partition_file)
             if missing := next((name for name in rows if name not in partition), None):

@@ -113,6 +113,8 @@ class AttributeTable(ImageFiles):
         files, left_out = _find_files(path, self.root, rows, missing_ok=damaged == "skip")
         notes = note_left_out(left_out)
         schema_file = path.with_name("schema.json")
+        schema: AttributeSchema | None
+        labels: np.ndarray | None
         if schema_file.exists():
             schema, labels = _read_labels(path, names, rows, schema_file)
         else:

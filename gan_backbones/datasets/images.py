@@ -103,7 +103,9 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def images(self, indices: Sequence[int], desc: str = "reading images") -> torch.Tensor:
+    def images(
+        self, indices: Sequence[int] | np.ndarray, desc: str = "reading images"
+    ) -> torch.Tensor:
         """The images ``indices`` in memory: uint8 ``[len(indices), channels, H, W]``.
 
         Args:
@@ -123,7 +125,7 @@ class ImageDataset(Dataset):
         if not 0 <= index < len(self):  # iteration ends by it
             raise IndexError(f"index is {index}; the data set has {len(self)} images")
         image = to_float(self._image(index))
-        if self.schema is None:
+        if self.schema is None or self.labels is None:
             return image, torch.zeros(0)
         one_hot = self.schema.encode_indices(self.labels[index : index + 1])[0]
         return image, torch.from_numpy(one_hot)
@@ -184,7 +186,9 @@ class ImageFiles(ImageDataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def images(self, indices: Sequence[int], desc: str = "reading images") -> torch.Tensor:
+    def images(
+        self, indices: Sequence[int] | np.ndarray, desc: str = "reading images"
+    ) -> torch.Tensor:
         """See :meth:`ImageDataset.images`."""
         size = self.image_size
         stack = torch.empty((len(indices), self.channels, size, size), dtype=torch.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sized
 
 import numpy as np
 
@@ -13,7 +13,7 @@ SHOWN = 12
 """So many variants, damaged images and so on are listed one by one."""
 
 
-def describe(dataset: ImageDataset, parts: Mapping[str, Sequence[int]]) -> list[str]:
+def describe(dataset: ImageDataset, parts: Mapping[str, Sized]) -> list[str]:
     """Describe a data set and its split: sizes, what was left out, attributes with their counts.
 
     Args:
@@ -31,7 +31,7 @@ def describe(dataset: ImageDataset, parts: Mapping[str, Sequence[int]]) -> list[
     ]
     if dataset.damaged:
         lines.append(f"left out: {len(dataset.damaged):,} damaged")
-    if dataset.schema is None:
+    if dataset.schema is None or dataset.labels is None:
         return lines
     rare = []
     for column, (name, variants) in enumerate(dataset.schema.variants.items()):

@@ -143,10 +143,10 @@ def attribute_directions(backbone: Backbone, num_probes: int = DEFAULT_PROBES) -
     """
     if backbone.classifier is None or backbone.schema is None:
         raise ValueError("directions='attributes' needs a backbone with a classifier and a schema")
-    schema = backbone.schema
+    schema, classifier = backbone.schema, backbone.classifier
 
     def logits_of(latents: torch.Tensor) -> torch.Tensor:
-        return backbone.classifier(backbone.generator(latents))
+        return classifier(backbone.generator(latents))
 
     def fit(latents: torch.Tensor, all_logits: torch.Tensor) -> torch.Tensor:
         parts = [all_logits[:, schema.slices[name]] for name in schema.editable]

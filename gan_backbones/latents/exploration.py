@@ -195,11 +195,9 @@ def changing_coordinates(
     """
     if backbone.classifier is None or backbone.schema is None:
         raise ValueError("the changing coordinates need a backbone with classifier and schema")
-    device = device_of(backbone)
+    device, generator, classifier = device_of(backbone), backbone.generator, backbone.classifier
     effects = coordinate_effects(
-        lambda z: batched(
-            lambda batch: backbone.classifier(backbone.generator(batch)), z.to(device)
-        ).cpu(),
+        lambda z: batched(lambda batch: classifier(generator(batch)), z.to(device)).cpu(),
         backbone.schema,
         draw_latents(latents, backbone.latent_dim, seed),
         distance,
@@ -234,7 +232,8 @@ def label_grid(backbone: Backbone, latents: torch.Tensor) -> tuple[list[str], to
     """
     names, columns = [], []
     first = first_label(backbone)
-    for attribute, variants in backbone.schema.variants.items():
+    variants_of = backbone.schema.variants if backbone.schema else {}
+    for attribute, variants in variants_of.items():
         for variant in variants:
             names.append(variant if len(first) == 1 else f"{attribute}\n{variant}")
             conditioned = backbone.condition({**first, attribute: variant})

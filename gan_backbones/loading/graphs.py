@@ -44,7 +44,9 @@ def latent_shape(generator: nn.Module) -> tuple[int, ...] | None:
     ``d``, among the sizes of its parameters, that it accepts.
     """
     if isinstance(generator, OnnxNetwork):
-        return generator.input_shape if all(generator.input_shape) else None
+        shape = generator.input_shape or ()
+        known = tuple(size for size in shape if size)
+        return known if len(known) == len(shape) else None
     sizes = {size for parameter in generator.parameters() for size in parameter.shape}
     accepted = [size for size in sizes if _accepts(generator, (size,))]
     if len(accepted) == 1:

@@ -231,7 +231,7 @@ def _call(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 def _probe(backbone: Backbone) -> None:
     """Make two images, so that what does not fit is known at once."""
     latents = draw_latents(backbone, 2)
-    generator = backbone.generator
+    generator: Any = backbone.generator
     try:
         images = run(backbone, "generator", generator, latents)
     except BackboneError as error:

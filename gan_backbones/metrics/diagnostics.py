@@ -25,9 +25,10 @@ def mean_pairwise_distance(features: torch.Tensor) -> float:
     points = features.flatten(1).double()
     points = points - points.mean(dim=0)
     total = sum(
-        squared_distances(rows, points).clamp_(min=0).sqrt_().sum() for rows in points.split(ROWS)
+        squared_distances(rows, points).clamp_(min=0).sqrt_().sum().item()
+        for rows in points.split(ROWS)
     )
-    return (total / (len(points) * (len(points) - 1))).item()
+    return total / (len(points) * (len(points) - 1))
 
 
 def overfitting_score(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 from torchvision.models import vgg16
 
 from gan_backbones.metrics.features import as_float, as_rgb, as_uint8, batched, device_of
@@ -28,7 +28,7 @@ FULL_RANK = 2048
 """Images from which on the covariance of Inception features has full rank."""
 
 
-def classifier_features(network: nn.Module) -> Extractor:
+def classifier_features(network: Any) -> Extractor:
     """The last layer's inputs of a backbone's judge or classifier: always available.
 
     Args:

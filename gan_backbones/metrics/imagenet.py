@@ -109,8 +109,9 @@ def _read(path: Path, member: str) -> bytes:
     try:
         with tarfile.open(path) as archive:
             for entry in archive:
-                if entry.isfile() and Path(entry.name).name == member:
-                    return archive.extractfile(entry).read()
+                file = archive.extractfile(entry) if Path(entry.name).name == member else None
+                if file is not None:
+                    return file.read()
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise WeightsError(f"{path}: damaged or no archive ({error})") from None
     raise WeightsError(f"{path}: holds no {member}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ def lpips_diversity(
 
 
 @torch.no_grad()
-def _distances(network: nn.Module, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+def _distances(network: Any, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     smallest = SMALLEST[network.pnet_type]
     if min(first.shape[2:]) < smallest:
         height, width = first.shape[2:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ def cost(network: nn.Module) -> Cost:
     )
 
 
-def _input_shapes(network: nn.Module) -> list[tuple[int, ...]]:
+def _input_shapes(network: Any) -> list[tuple[int, ...]]:
     config = network.config
     image = (config["channels"], config["image_size"], config["image_size"])
     if isinstance(network, ConditionalVAE):

@@ -11,6 +11,7 @@ learns to say what is in the image, and the decoder ignores the label.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,10 +64,12 @@ class ConditionalGenerator(nn.Module):
         # A label's single 1 would drown among the latent's numbers. While it does, the recognition
         # network learns to put what is in the image into the latent, and it stays there.
         with torch.no_grad():
-            self.layers[0].weight[latent_dim:].mul_(latent_dim**0.5)
+            first: Any = self.layers[0]
+            first.weight[latent_dim:].mul_(latent_dim**0.5)
         self.prior_mean = nn.Sequential(
             nn.Linear(outputs, 4 * features), nn.LeakyReLU(0.2), nn.Linear(4 * features, latent_dim)
         )
+        self.label: torch.Tensor
         self.register_buffer("label", torch.zeros(outputs, dtype=torch.float32))
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import torch
 from torch import nn
@@ -132,7 +133,8 @@ def bake(network: nn.Module) -> nn.Module:
         for name in ("weight", "bias")
     }
     with torch.device("meta"):  # draws no initial weights, which are overwritten at once
-        baked = Discriminator(**{**network.config, "norm": "none"})
+        config: dict[str, Any] = network.config
+        baked = Discriminator(**{**config, "norm": "none"})
     baked.load_state_dict(weights, assign=True)
     return baked.train(network.training)
 

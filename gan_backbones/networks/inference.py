@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,7 +49,8 @@ def copy_network(network: nn.Module) -> nn.Module:
 
 
 def _fold_layers(layers: nn.Sequential) -> None:
-    for i, (layer, norm) in enumerate(itertools.pairwise(list(layers))):
+    modules: list[Any] = list(layers)
+    for i, (layer, norm) in enumerate(itertools.pairwise(modules)):
         if isinstance(norm, nn.BatchNorm2d) and _is_plain_convolution(layer):
             layers[i] = fuse_conv_bn_eval(layer, norm, transpose=layer.transposed)
             layers[i + 1] = nn.Identity()

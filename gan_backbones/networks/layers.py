@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -64,7 +66,8 @@ class ResidualBlock(nn.Module):
 
     def start_as_identity(self) -> None:
         """Set the weights of the last convolution to zero."""
-        nn.init.zeros_(self.branch[-1].weight)
+        last: Any = self.branch[-1]
+        nn.init.zeros_(last.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.branch(x)

@@ -7,6 +7,7 @@ the identity. Unlike the paper's, the convolutions are not grouped: on CPUs that
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,8 +56,9 @@ class ResidualGenerator(nn.Module):
         self.layers = nn.Sequential(*layers)
         _initialise(self.layers)
         # Unit variance out for N(0, I) in.
-        nn.init.normal_(self.layers[0].weight, std=latent_dim**-0.5)
-        nn.init.zeros_(self.layers[0].bias)
+        first: Any = self.layers[0]
+        nn.init.normal_(first.weight, std=latent_dim**-0.5)
+        nn.init.zeros_(first.bias)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         images = self.layers(latents[:, :, None, None])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from gan_backbones.networks import Discriminator, ResidualDiscriminator, bake
+from gan_backbones.networks import bake
 
 
 def fit_platt(
@@ -51,9 +54,7 @@ def fit_platt(
 
 
 @torch.no_grad()
-def rescale(
-    discriminator: Discriminator | ResidualDiscriminator, scale: float, shift: float
-) -> None:
+def rescale(discriminator: nn.Module, scale: float, shift: float) -> None:
     """Fold ``scale * logit + shift`` into the discriminator's last layer.
 
     Raises:
@@ -62,6 +63,7 @@ def rescale(
     """
     if bake(discriminator) is not discriminator:
         raise ValueError("the discriminator's norm is 'spectral'; bake it before it is rescaled")
-    last = discriminator.layers[-1]
+    layers: Any = discriminator.layers
+    last = layers[-1]
     last.weight.mul_(scale)
     last.bias.mul_(scale).add_(shift)

@@ -55,7 +55,8 @@ class CVAEConfig(TrainingConfig):
         """Return a VAE for labels of length ``outputs``, and a discriminator."""
         vae = partial(ConditionalVAE, outputs, self.latent_dim, self.features, channels, image_size)
         discriminator = partial(Discriminator, self.discriminator_features, channels, image_size)
-        return tuple(build(self.seed, vae, discriminator))
+        networks: list[Any] = build(self.seed, vae, discriminator)
+        return networks[0], networks[1]
 
 
 class CVAETrainer(Trainer):
@@ -75,6 +76,8 @@ class CVAETrainer(Trainer):
         generator: its decoder.
         discriminator: the onlooker.
     """
+
+    config: CVAEConfig
 
     title = "training VAE"
 

@@ -5,6 +5,7 @@ The default recipe is R3GAN's loss (Huang et al. 2024) on DCGAN's networks (Radf
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -136,6 +137,8 @@ class GANConfig(TrainingConfig):
     def networks(self, channels: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         """Return a generator and a discriminator with initial weights."""
         wide, narrow = self.generator_features, self.discriminator_features
+        generator: Callable[[], nn.Module]
+        discriminator: Callable[[], nn.Module]
         if self.architecture == "residual":
             generator = partial(ResidualGenerator, self.latent_dim, wide, channels, image_size)
             discriminator = partial(ResidualDiscriminator, narrow, channels, image_size)
@@ -144,7 +147,8 @@ class GANConfig(TrainingConfig):
                 Generator, self.latent_dim, wide, channels, image_size, self.upsampling
             )
             discriminator = partial(Discriminator, narrow, channels, image_size, self.norm)
-        return tuple(build(self.seed, generator, discriminator))
+        first, second = build(self.seed, generator, discriminator)
+        return first, second
 
 
 class GANTrainer(Trainer):
@@ -163,6 +167,9 @@ class GANTrainer(Trainer):
         >>> trainer = GANTrainer(GANConfig(data="faces", out="run"))  # doctest: +SKIP
         >>> trainer.train()  # doctest: +SKIP
     """
+
+    config: GANConfig
+    discriminator: Any
 
     title = "training GAN"
     advice: ClassVar[dict[str, str]] = {
@@ -202,7 +209,8 @@ class GANTrainer(Trainer):
         for name, rate in self._rates.items():
             self._add_optimiser(name, rate, config.betas)
         self._objective = OBJECTIVES[config.objective]
-        self._game = PRESETS.get(config.reward_punishment)
+        preset = config.reward_punishment
+        self._game = None if preset is None else PRESETS[preset]
         self._best_diversity = 0.0
 
     # One iteration ------------------------------------------------------------------------------
@@ -253,6 +261,7 @@ class GANTrainer(Trainer):
         if self._game is None:
             loss = self._objective.discriminator(logits_real, logits_fake, *targets)
         else:
+            assert phase is not None
             loss = self._game.discriminator_loss(phase, logits_real, logits_fake, *targets)
         total = loss
         if penalised:
@@ -305,6 +314,7 @@ class GANTrainer(Trainer):
             fake_maps = self.discriminator.feature_maps(augment(fake, policies, rng))
             logits = self.discriminator.logits(fake_maps).float()
         real_maps, fake_maps = ([m.float() for m in maps] for maps in (real_maps, fake_maps))
+        assert self._game is not None
         return self._objective.generator(None, logits) + self._game.feedback_term(
             real_maps, fake_maps
         )
@@ -314,7 +324,8 @@ class GANTrainer(Trainer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Of real images and generated ones, in one pass unless batch norm would mix the two."""
         if self.config.norm != "batch":
-            return self._score(images, rng).chunk(2)
+            real, fake = self._score(images, rng).chunk(2)
+            return real, fake
         real, fake = images.chunk(2)
         return self._score(real, rng), self._score(fake, rng)
 

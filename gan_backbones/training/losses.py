@@ -123,7 +123,7 @@ class Objective(NamedTuple):
     """
 
     discriminator: Callable[..., torch.Tensor]
-    generator: Callable[[torch.Tensor | None, torch.Tensor], torch.Tensor]
+    generator: Callable[..., torch.Tensor]
     takes_targets: bool = False
     generator_needs_real: bool = False
 
@@ -239,10 +239,11 @@ def check_objective(
         raise ValueError(f"flipped is {flipped}; allowed: 0 to below 0.5")
     if not OBJECTIVES[objective].takes_targets:
         having = ", ".join(name for name, entry in OBJECTIVES.items() if entry.takes_targets)
-        for name, value, unused in (("real_target", real_target, 1), ("flipped", flipped, 0)):
-            if value != unused:
+        targets = {"real_target": (real_target, 1), "flipped": (flipped, 0)}
+        for name, (given, unused) in targets.items():
+            if given != unused:
                 raise ValueError(
-                    f"{name} is {value}, but objective {objective!r} has no targets; those with "
+                    f"{name} is {given}, but objective {objective!r} has no targets; those with "
                     f"targets: {having}"
                 )
     if semi_cooperative and objective not in ("bce", "minimax"):

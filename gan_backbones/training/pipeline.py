@@ -172,7 +172,7 @@ def is_finished(file: Path, known: dict[str, Any]) -> bool:
 
 
 def check_training(
-    config: TrainingConfig, dataset: ImageDataset, parts: dict[str, np.ndarray]
+    config: GANConfig | CVAEConfig, dataset: ImageDataset, parts: dict[str, np.ndarray]
 ) -> None:
     """Check, before the first step, what all stages of the training will need.
 
@@ -204,13 +204,14 @@ def check_training(
 
     # Networks: all can be built for images of this size.
     channels, side = dataset.channels, dataset.image_size
-    if isinstance(config, CVAEConfig):
-        networks = config.networks(schema.size, channels, side)
-    else:
-        networks = config.networks(channels, side)
+    networks: list[nn.Module] = []
+    if isinstance(config, GANConfig):
+        networks += config.networks(channels, side)
+    elif schema is not None:
+        networks += config.networks(schema.size, channels, side)
     if schema is not None:
         roles = (partial(role, schema.size, channels=channels, image_size=side) for role in ROLES)
-        networks += tuple(build(config.seed, *roles))
+        networks += build(config.seed, *roles)
 
     # Packages.
     if config.tensorboard:
@@ -228,7 +229,7 @@ def check_training(
 
 
 def _train_all(
-    config: TrainingConfig,
+    config: GANConfig | CVAEConfig,
     dataset: ImageDataset,
     parts: dict[str, np.ndarray],
     file: Path,
@@ -259,13 +260,15 @@ def _train_all(
 
     classifier = judge = None
     if dataset.schema is not None:
-        classifier, judge = _train_classifiers(config, dataset, images, labels)
+        classifier, judge = _train_classifiers(config, dataset.schema, images, labels)
     backbone = Backbone(
         generator, config.latent_dim, discriminator, classifier, judge, dataset.schema
     )
-    if isinstance(config, CVAEConfig):
-        label = dataset.schema.decode(dataset.schema.encode_indices(labels["held_out"][:1])[0])
-        backbone = backbone.condition(label)
+    if isinstance(config, CVAEConfig) and dataset.schema and dataset.labels is not None:
+        indices = dataset.labels[parts["held_out"][:1]]
+        backbone = backbone.condition(
+            dataset.schema.decode(dataset.schema.encode_indices(indices)[0])
+        )
     figures = evaluate_backbone(backbone, images["held_out"], labels["held_out"], config.seed)
     backbone.card |= {
         **known,
@@ -297,19 +300,20 @@ def _labels(dataset: ImageDataset, rows: np.ndarray) -> torch.Tensor | None:
 
 
 def _trainer(
-    config: TrainingConfig,
+    config: GANConfig | CVAEConfig,
     dataset: ImageDataset,
     images: dict[str, torch.Tensor],
     labels: dict[str, torch.Tensor | None],
 ) -> GANTrainer | CVAETrainer:
     if isinstance(config, GANConfig):
         return GANTrainer(config, images["train"], held_out=images["judge"])
+    assert labels["train"] is not None and dataset.schema is not None
     return CVAETrainer(config, images["train"], labels["train"], dataset.schema)
 
 
 def _train_classifiers(
     config: TrainingConfig,
-    dataset: ImageDataset,
+    schema: AttributeSchema,
     images: dict[str, torch.Tensor],
     labels: dict[str, torch.Tensor | None],
 ) -> list[nn.Module]:
@@ -318,10 +322,10 @@ def _train_classifiers(
     for offset, (kind, part) in enumerate(zip(ROLES, ("train", "judge"), strict=True)):
         seed = config.seed + offset
         channels, side = images[part].shape[1:3]
-        size = dataset.schema.size
+        size = schema.size
         (network,) = build(seed, lambda: kind(size, channels=channels, image_size=side))  # noqa: B023
         role = kind.__name__.lower()
-        options = dict(
+        options: dict[str, Any] = dict(
             updates=config.classifier_updates,
             batch_size=config.batch_size,
             # The reward is made of the classifier; the judge must not share its blind spots.
@@ -331,7 +335,7 @@ def _train_classifiers(
             desc=f"training {role}",
         )
         file = Path(config.out) / "stages" / f"{role}.safetensors"
-        data = images[part], labels[part], dataset.schema
+        data: tuple[Any, ...] = images[part], labels[part], schema
         if not _load_stage(file, network, *data, options):
             train_classifier(network, *data, **options)
             _save_stage(file, network, *data, options)

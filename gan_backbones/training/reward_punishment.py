@@ -93,6 +93,7 @@ class RewardPunishment:
         """
         if phase == "study":
             return cross_entropy(real, real_targets)
+        assert fake is not None
         loss = bce_discriminator(real, fake, real_targets, fake_targets)
         accuracy = soft_accuracy(real, fake)
         if phase == "reward":

@@ -160,7 +160,7 @@ class Trainer:
         self._slice = slice(rank * share, (rank + 1) * share)
         with plain_mode():  # inference mode would make parameters that cannot be trained
             self._networks = {
-                name: network.to(self.device, memory_format=torch.channels_last)
+                name: network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
                 for name, network in networks.items()
             }
         self._trained = tuple(trained)
@@ -612,7 +612,7 @@ def draw_latents(count: int, latent_dim: int, rng: torch.Generator) -> torch.Ten
 
 def checksum(tensor: torch.Tensor) -> int:
     """Return the CRC-32 of a tensor's values."""
-    return zlib.crc32(tensor.contiguous().numpy())
+    return zlib.crc32(tensor.contiguous().numpy().data)
 
 
 def seeded(seed: int, number: int) -> torch.Generator:

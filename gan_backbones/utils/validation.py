@@ -113,7 +113,8 @@ def _to_bool(value: Any) -> bool:
 def _to_int(value: Any) -> int:
     if isinstance(value, (bool, np.bool_)):
         raise ValueError
-    if isinstance(value, numbers.Real) and value == int(value):
+    is_real = isinstance(value, numbers.Real)
+    if is_real and value == int(value):
         return int(value)
     return operator.index(value)
 

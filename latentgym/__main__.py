@@ -1,0 +1,5 @@
+"""`python -m latentgym`: the command line."""
+
+from latentgym.cli import main
+
+main()
