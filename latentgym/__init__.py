@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_vector_env", "envs", "register_all", "wrappers"]
 
-_ENVIRONMENTS = {
+_ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "LatentEdit-v0": ("latent_edit:LatentEdit", dict(max_episode_steps=40)),
     "LatentEditContinuous-v0": (
         "latent_edit_continuous:LatentEditContinuous",

@@ -5,6 +5,7 @@ The single environment is this core with one row, the vector environment with n 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -28,15 +29,15 @@ from latentgym.scores import (
 )
 from latentgym.task import WEIGHTS, EditTask
 
-# A forked worker, of an AsyncVectorEnv say, has none of the threads that its parent's torch made
-# and would wait for them for ever. One each is also what workers side by side are fastest with.
+# A forked worker, of an AsyncVectorEnv for example, lacks the threads that torch made in its parent
+# and would wait for them forever. Parallel workers are also fastest with one thread each.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 Rows = slice | torch.Tensor
-"""Which rows: `EVERY`, which costs nothing to index with, or int64 indices."""
+"""Which rows: `ALL_ROWS`, which costs nothing to index with, or int64 indices."""
 
-EVERY = slice(None)
+ALL_ROWS = slice(None)
 
 MAX_IMAGES = 256
 """Images pass through the networks in chunks of this size, so memory does not grow with N."""
@@ -49,7 +50,7 @@ STATE = (
     "realism",
     "attributes",
     "judged",
-    "resting",
+    "goal_reached",
     "pictures",
     "wanted",
     "start_latents",
@@ -70,31 +71,31 @@ CHANGING = (*STATE, "evaluations", "_finite")
 references to them are enough to undo it."""
 
 SURE = 0.9
-"""How probable the classifier must find a wanted variant before an edit ends early."""
+"""Probability that the classifier must give every wanted variant before an edit ends early."""
 
 REALISTIC = 0.25
-"""How probably real the discriminator must find an image before an edit ends early."""
+"""Probability that the discriminator must give an image before an edit ends early."""
 
 MAX_START_DRAWS = 1000
-"""A start that lacks the target is looked for this often before the task is called impossible."""
+"""Number of draws of a start that lacks the target before giving up."""
 
 
 @dataclass
 class Assessment:
-    """What the frozen networks say about N latents.
+    """Scores of N latents by the frozen networks.
 
     Attributes:
         realism: discriminator logits ``[N]``.
         attributes: log-probabilities ``[N, K]``, softmax within each attribute.
-        likeness: to the row's start image, ``[N]``: minus the mean absolute difference of pixels,
-            whose range is one. Zero unless the task has an identity term.
+        identity: minus the mean absolute difference of pixels in [0, 1] from the row's start
+            image, ``[N]``; zero unless the task has an identity term.
         judged: variant indices ``[N, A]`` that the judge sees, if it was asked.
-        pictures: the images, uint8 ``[N, C, H, W]``, if the core has a use for them.
+        pictures: the images, uint8 ``[N, C, H, W]``, if the core needs them.
     """
 
     realism: torch.Tensor
     attributes: torch.Tensor
-    likeness: torch.Tensor
+    identity: torch.Tensor
     judged: torch.Tensor | None = None
     pictures: torch.Tensor | None = None
 
@@ -102,40 +103,43 @@ class Assessment:
 class EditCore:
     """Rows of edits that advance together.
 
-    A row is an edit: its latent, start, target and current assessment. What a method is given
-    and returns is batched over its ``rows`` argument.
+    A row is an edit: its latent, start, target and current assessment. Arguments and results of
+    methods are batched over their ``rows`` argument.
 
     Args:
         task: the settings.
-        count: how many rows.
-        keep_pictures: keep the current images, for whoever observes them.
-        check_at_once: raise as soon as a network returns a value that is not finite. Otherwise
-            only :meth:`raise_unless_finite` does, so that a step need not wait for the device.
+        num_envs: number of rows.
+        keep_pictures: keep the current images, for observations.
+        check_at_once: raise an error as soon as a network returns a value that is not finite.
+            Otherwise only :meth:`raise_unless_finite` does, so a step need not wait for the
+            device.
 
     Attributes:
         directions: unit moves ``[K, latent_dim]``.
         nudges: up and down along each direction by delta, ``[2 * K, latent_dim]``.
-        latents: the current latents ``[count, latent_dim]``.
+        latents: the current latents ``[num_envs, latent_dim]``.
         realism, attributes: their current :class:`Assessment`.
-        resting: whether the edit may rest where it is, bool ``[count]``; see :meth:`reached`.
-        pictures: the current images, uint8 ``[count, C, H, W]``, or None.
+        goal_reached: whether the edit has reached its goal, bool ``[num_envs]``; see
+            :meth:`reaches_goal`.
+        pictures: the current images, uint8 ``[num_envs, C, H, W]``, or None.
         start_latents, start_realism, start_attributes: the same at the start.
-        start_seen: one-hot of what the classifier saw in the start image ``[count, K]``.
-        wanted: one-hot targets ``[count, K]``.
-        evaluations: how many images were generated and scored so far, resets included.
+        start_seen: one-hot of what the classifier saw in the start image ``[num_envs, K]``.
+        wanted: one-hot targets ``[num_envs, K]``.
+        evaluations: number of images generated and scored so far, resets included.
     """
 
     def __init__(
         self,
         task: EditTask,
-        count: int,
+        num_envs: int,
         keep_pictures: bool = False,
         check_at_once: bool = True,
     ):
         self.task = task
-        self.count = count
+        self.num_envs = num_envs
         self.check_at_once = check_at_once
         self.backbone = task.loaded_backbone
+        assert self.backbone.schema is not None  # the task has checked it
         self.schema = self.backbone.schema
         self.columns = list(self.schema.slices.values())
         self.device = torch.device(task.device)
@@ -152,7 +156,7 @@ class EditCore:
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.zeros(count, *shape, dtype=dtype, device=self.device)
+            return torch.zeros(num_envs, *shape, dtype=dtype, device=self.device)
 
         latent_dim, size = self.backbone.latent_dim, self.schema.size
         self.image_shape = self._probe_image_shape(latent_dim)
@@ -162,15 +166,15 @@ class EditCore:
         self.attributes, self.start_attributes = zeros(size), zeros(size)
         self.judged = zeros(len(self.schema.names), dtype=torch.int64)
         self.judged_at_start = self.judged.clone()
-        self.resting = zeros(dtype=torch.bool)
+        self.goal_reached = zeros(dtype=torch.bool)
         identity = task.identity_weight > 0
-        self._draws = keep_pictures or identity
+        self._renders_images = keep_pictures or identity
         self.pictures = zeros(*self.image_shape, dtype=torch.uint8) if keep_pictures else None
         self.start_pictures = zeros(*self.image_shape, dtype=torch.uint8) if identity else None
         self._target_weights, self._keep_weights = zeros(size), zeros(size)
         self._realism_bar = zeros()
         self._potential = torch.zeros(
-            len(COMPONENTS), count, dtype=torch.float32, device=self.device
+            len(COMPONENTS), num_envs, dtype=torch.float32, device=self.device
         )
         self._weights = torch.tensor(
             [[getattr(task, name)] for name in WEIGHTS], dtype=torch.float32, device=self.device
@@ -178,7 +182,7 @@ class EditCore:
 
     # Episodes -----------------------------------------------------------------------------------
 
-    def begin(
+    def reset(
         self,
         rows: Rows,
         rngs: Sequence[np.random.Generator],
@@ -187,10 +191,10 @@ class EditCore:
     ) -> None:
         """Start new edits: draw targets and start latents unless they are given.
 
-        Each row draws from its own generator, so that it does the same in any company.
+        Each row draws from its own generator, so its numbers do not depend on the other rows.
 
         Args:
-            rows: which rows.
+            rows: the rows to act on.
             rngs: one generator per row of ``rows``.
             latent: start latents ``[len(rngs), latent_dim]``; taken as they are, target or not.
             target: wanted variants, the same for all ``rows``.
@@ -205,7 +209,7 @@ class EditCore:
         self._put("wanted", rows, wanted.to(self.device))
         if latent is not None:
             latents = torch.as_tensor(latent, dtype=torch.float32, device=self.device)
-            self._place(rows, self.bounded(latents))
+            self._place(rows, self.clip(latents))
         else:
             self._draw_starts(rows, rngs)
         wanted, seen = self.wanted[rows], self.seen(self.attributes[rows])
@@ -217,16 +221,16 @@ class EditCore:
         self._put("start_realism", rows, self.realism[rows])
         self._put("start_attributes", rows, self.attributes[rows])
         self._put("_realism_bar", rows, self.realism[rows].clamp(min=_logit(REALISTIC)))
-        alike = torch.zeros(len(rngs), dtype=torch.float32, device=self.device)
-        self._reward(rows, Assessment(self.realism[rows], self.attributes[rows], alike))
+        identity = torch.zeros(len(rngs), dtype=torch.float32, device=self.device)
+        self._update(rows, Assessment(self.realism[rows], self.attributes[rows], identity))
 
-    def move(self, rows: Rows, moves: torch.Tensor, judge: bool = False) -> torch.Tensor:
+    def step(self, rows: Rows, moves: torch.Tensor, judge: bool = False) -> torch.Tensor:
         """Add ``moves`` to the latents, keep them in bounds, and score the new images.
 
         Args:
-            rows: which rows.
+            rows: the rows to act on.
             moves: ``[len(rows), latent_dim]``.
-            judge: ask the judge as well, so that a verdict costs no forward pass.
+            judge: also run the judge, so that its metrics need no further forward pass.
 
         Returns:
             The reward's `COMPONENTS`, float32 ``[len(COMPONENTS), len(rows)]``; the reward is
@@ -236,14 +240,14 @@ class EditCore:
             FloatingPointError: a network returned a value that is not finite.
             BackboneError: a network returned another shape than before.
         """
-        self._put("latents", rows, self.bounded(self.latents[rows] + moves))
-        return self._reward(rows, self._assess(rows, judge))
+        self._put("latents", rows, self.clip(self.latents[rows] + moves))
+        return self._update(rows, self._assess(rows, judge))
 
-    def bounded(self, latents: torch.Tensor) -> torch.Tensor:
+    def clip(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents ``[N, latent_dim]`` brought back into the task's bounds."""
         bound = self.task.latent_bound
-        if bound == "sphere":
-            # In double precision, so that rounding does not depend on the company.
+        if isinstance(bound, str):  # "sphere"
+            # In double precision, so that rounding does not depend on the other rows.
             unit = nn.functional.normalize(latents.double(), dim=1, eps=1e-60)
             return (unit * math.sqrt(latents.shape[1])).float()
         return latents.clamp(-bound, bound)
@@ -257,8 +261,8 @@ class EditCore:
 
         Args:
             latents: any, as if they were those of ``rows``.
-            rows: ``N`` rows: whose start images likeness is measured by.
-            judge: ask the judge as well.
+            rows: ``N`` rows, whose start images the identity term compares with.
+            judge: also run the judge.
 
         Raises:
             FloatingPointError: a network returned a value that is not finite.
@@ -282,11 +286,11 @@ class EditCore:
             self._finite = self._finite & torch.isfinite(total)
         return assessment
 
-    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The networks' images, realism logits and attribute logits, of at most `MAX_IMAGES`."""
-        forward = self._forward
+        forward: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = self._forward
         # Every other size than the usual, and gradients, would be compiled anew.
-        usual = len(latents) == min(self.count, MAX_IMAGES) and not torch.is_grad_enabled()
+        usual = len(latents) == min(self.num_envs, MAX_IMAGES) and not torch.is_grad_enabled()
         if self._compiled is not None and usual:
             forward = self._compiled
         if not self.task.bf16:
@@ -305,14 +309,14 @@ class EditCore:
 
         ``assessment`` may be of any images, as if they were the rows' current ones.
         """
-        return self._weighted(assessment, rows, self.reached(assessment, rows))
+        return self._weighted(assessment, rows, self.reaches_goal(assessment, rows))
 
-    def reached(self, assessment: Assessment, rows: Rows) -> torch.Tensor:
-        """Whether the edit may rest: target certain, image realistic, no less so than at the start.
+    def reaches_goal(self, assessment: Assessment, rows: Rows) -> torch.Tensor:
+        """Return whether the edit reaches its goal: target certain, image realistic.
 
         Args:
             assessment: of any images, as if they were the rows' current ones.
-            rows: which rows.
+            rows: the rows to act on.
 
         Returns:
             Bool ``[N]``: every wanted variant has a probability of `SURE` at least, and realism is
@@ -347,8 +351,8 @@ class EditCore:
         columns = self.attribute_columns
         return columns.one_hot(columns.labels(log_probabilities))
 
-    def verdict(self, rows: Rows, judged: bool = False) -> dict[str, torch.Tensor]:
-        """The judge's word on the edits so far, ``[N]`` each.
+    def judge_metrics(self, rows: Rows, judged: bool = False) -> dict[str, torch.Tensor]:
+        """Return the judge's metrics of the edits so far, ``[N]`` each.
 
         ``is_success``: it sees every wanted variant, and realism is not below the start's.
         ``kept``: share of the attributes outside the target that it sees unchanged from the start
@@ -356,8 +360,8 @@ class EditCore:
         backbone the classifier stands in.
 
         Args:
-            rows: which rows.
-            judged: the judge was asked in the last move of these rows; otherwise it is now.
+            rows: the rows to act on.
+            judged: whether the judge ran in the last step of these rows; otherwise it runs now.
         """
         if not judged:
             self._put("judged", rows, self._judge_latents(self.latents[rows]))
@@ -386,7 +390,7 @@ class EditCore:
         return {name: tensor.cpu().numpy().copy() for name, tensor in self._state().items()}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what :meth:`get_state` of a core with the same task and count gave."""
+        """Continue from what :meth:`get_state` of a core with the same task and size returned."""
         for name in self._state():
             setattr(self, name, torch.from_numpy(state[name].copy()).to(self.device))
 
@@ -408,13 +412,14 @@ class EditCore:
     def _draw_starts(self, rows: Rows, rngs: Sequence[np.random.Generator]) -> None:
         """Draw start latents from the prior, again where the start has the target already."""
         pending = np.arange(len(rngs))
-        indices = torch.arange(self.count, device=self.device)[rows]
+        indices = torch.arange(self.num_envs, device=self.device)[rows]
         for _ in range(MAX_START_DRAWS):
-            drawn = np.stack([rngs[i].standard_normal(self.backbone.latent_dim) for i in pending])
+            latent_dim = self.backbone.latent_dim
+            drawn = np.stack([rngs[i].standard_normal(latent_dim) for i in pending.tolist()])
             latents = torch.from_numpy(drawn.astype(np.float32)).to(self.device)
             everyone = len(pending) == len(rngs)
             current = rows if everyone else indices[torch.from_numpy(pending).to(self.device)]
-            self._place(current, self.bounded(latents))
+            self._place(current, self.clip(latents))
             if self.task.start == "any":
                 return
             judged = self.attribute_columns.one_hot(self.judged_at_start[current])
@@ -447,9 +452,9 @@ class EditCore:
             self._put("pictures", rows, assessment.pictures)
         return assessment
 
-    def _put(self, name: str, rows: Rows, value: torch.Tensor, axis: int = 0) -> None:
+    def _put(self, name: str, rows: Rows, value: torch.Tensor | None, axis: int = 0) -> None:
         """Set some rows of a tensor of the state, in a copy; all of them without one."""
-        if rows is not EVERY:
+        if isinstance(rows, torch.Tensor):
             value = getattr(self, name).index_copy(axis, rows, value)
         setattr(self, name, value)
 
@@ -459,15 +464,15 @@ class EditCore:
         images, realism, logits = self.forward(latents)
         _check_shape("discriminator", realism, (len(latents),))
         _check_shape("classifier", logits, (len(latents), self.schema.size))
-        likeness = torch.zeros_like(realism)
+        identity = torch.zeros_like(realism)
         if starts is not None:
-            likeness = -(_to_unit(images) - starts / 255).abs().mean(dim=(1, 2, 3))
+            identity = -(_to_unit(images) - starts / 255).abs().mean(dim=(1, 2, 3))
         return Assessment(
             realism,
             self.attribute_columns.log_probabilities(logits),
-            likeness,
+            identity,
             self._judge(images.float()) if judge else None,
-            _to_uint8(images) if self._draws else None,
+            _to_uint8(images) if self._renders_images else None,
         )
 
     def _forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -491,19 +496,21 @@ class EditCore:
             )
         return tuple(images.shape[1:])
 
-    def _reward(self, rows: Rows, now: Assessment) -> torch.Tensor:
-        """Step on to the current images: what they pay beyond what the previous ones did."""
-        resting = self.reached(now, rows)
-        after = self._weighted(now, rows, resting)
+    def _update(self, rows: Rows, now: Assessment) -> torch.Tensor:
+        """Make ``now`` the rows' current scores; return the change in potential."""
+        goal_reached = self.reaches_goal(now, rows)
+        after = self._weighted(now, rows, goal_reached)
         rewards = after - self._potential[:, rows]
         if self.task.attribute_reward == "absolute":
             attributes = COMPONENTS.index("attributes")
             rewards[attributes] = after[attributes]
         self._put("_potential", rows, after, axis=1)
-        self._put("resting", rows, resting)
+        self._put("goal_reached", rows, goal_reached)
         return rewards
 
-    def _weighted(self, assessment: Assessment, rows: Rows, resting: torch.Tensor) -> torch.Tensor:
+    def _weighted(
+        self, assessment: Assessment, rows: Rows, goal_reached: torch.Tensor
+    ) -> torch.Tensor:
         target_score = ATTRIBUTE_SCORES[self.task.attribute_score]
         scores = {
             "realism": REALISM_SCORES[self.task.realism_score](assessment.realism),
@@ -513,8 +520,8 @@ class EditCore:
                 self.attribute_columns.same_attribute,
             ),
             "keep": weighted_mean(assessment.attributes, self._keep_weights[rows]),
-            "identity": assessment.likeness,
-            "success": resting,
+            "identity": assessment.identity,
+            "success": goal_reached,
         }
         return torch.stack([scores[name] for name in COMPONENTS]) * self._weights
 
@@ -546,14 +553,18 @@ def _check_shape(role: str, output: torch.Tensor, expected: tuple[int, ...]) -> 
 
 
 def _concatenate(parts: list[Assessment]) -> Assessment:
-    fields = zip(*[vars(part).values() for part in parts], strict=True)
-    return Assessment(*[None if f[0] is None else torch.cat(f) for f in fields])
+    names = [field.name for field in dataclasses.fields(Assessment)]
+    columns: dict[str, Any] = {name: [getattr(part, name) for part in parts] for name in names}
+    joined: dict[str, Any] = {
+        name: None if column[0] is None else torch.cat(column) for name, column in columns.items()
+    }
+    return Assessment(**joined)
 
 
 def _raise_unless(finite: bool) -> None:
     if not finite:
         raise FloatingPointError(
-            "the backbone's networks returned a score that is not finite; the edit cannot go on"
+            "the backbone's networks returned a score that is not finite; the edit cannot continue"
         )
 
 

@@ -61,11 +61,12 @@ def reset(
 ) -> Call:
     """Reset, and check what is returned."""
     name = text(f"reset(seed={seed})" if options is None else f"reset({seed=}, {options=})")
-    returned = env.reset(seed=seed, options=options)
+    returned: Any = env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # lists, too
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise AssertionError(f"{name} returned {text(returned)}; expected (observations, infos)")
-    zeros, flags = np.zeros(env.num_envs), np.zeros((2, env.num_envs), dtype=np.bool_)
-    call = Call(name, env.observation_space, None, returned[0], zeros, *flags, returned[1])
+    zeros, never = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.bool_)
+    observations, infos = returned
+    call = Call(name, env.observation_space, None, observations, zeros, never, never.copy(), infos)
     check_returned(call, env)
     return call
 
@@ -142,7 +143,7 @@ def mix(env: VectorEnv, mask: np.ndarray, actions: Any, others: Any) -> Any:
     """`actions` in the rows of a mask, `others` elsewhere."""
     both = zip(*(iterate(env.action_space, each) for each in (actions, others)), strict=True)
     rows = [one if chosen else other for chosen, (one, other) in zip(mask, both, strict=True)]
-    empty = create_empty_array(env.single_action_space, env.num_envs)
+    empty: Any = create_empty_array(env.single_action_space, env.num_envs)
     return concatenate(env.single_action_space, rows, empty)
 
 
@@ -167,7 +168,7 @@ def check_returned(call: Call, env: VectorEnv) -> None:
         if not array or not np.issubdtype(value.dtype, kind):
             expected = f"{kind.__name__} array of shape {shape}"
             raise AssertionError(f"{call.name}: {name} is {describe(value)}; expected {expected}")
-    for row in np.flatnonzero(~np.isfinite(call.rewards)):
+    for row in np.flatnonzero(~np.isfinite(call.rewards)).tolist():
         found = call.rewards[row]
         raise AssertionError(f"{call.name}, row {row}: reward is {found}; expected a finite one")
     check_infos(call.infos, np.ones(env.num_envs, dtype=np.bool_), f"{call.name}: infos")
@@ -175,7 +176,8 @@ def check_returned(call: Call, env: VectorEnv) -> None:
 
 def check_layout(space: gym.Space, value: Any, name: str) -> None:
     """Types, shapes and dtypes are the space's own; `contains` would accept a narrower dtype."""
-    found, parts = describe(value), ()
+    found = describe(value)
+    parts: Iterable[tuple[Any, gym.Space]] = ()
     if isinstance(space, spaces.Dict):
         expected, parts = f"dict of {sorted(space)}", space.items()
         found = f"dict of {sorted(value)}" if isinstance(value, dict) else found
@@ -199,7 +201,8 @@ def check_infos(infos: Any, rows: np.ndarray, name: str) -> None:
     for key, value in infos.items():
         if key[:1] == "_" and key[1:] in infos:
             continue  # a mask
-        mask, expected = infos.get(f"_{key}"), f"bool array of shape {rows.shape}"
+        mask: Any = infos.get(f"_{key}")
+        expected = f"bool array of shape {rows.shape}"
         if describe(mask) != expected:
             found = f"{name}['_{key}'] is {describe(mask)}"
             raise AssertionError(f"{found}; expected {expected}, the mask of {key!r}")
@@ -279,6 +282,7 @@ def difference(data: Any, expected: Any, atol: float = 0.0) -> str:
 
 def leaves(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Names and values of all that nested data hold; an array of objects and its elements too."""
+    items: Iterable[tuple[Any, Any]]
     if isinstance(data, dict):
         items = data.items()
     elif isinstance(data, (tuple, list)):

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ class EditTask:
     def check_target(self, target: Mapping[str, str] | Sequence[str] | None) -> None:
         """Raise a ValueError if ``target`` names what the schema does not have or cannot change."""
         schema = self.loaded_backbone.schema
-        if target is None:
+        if target is None or schema is None:
             return
         if not isinstance(target, (Mapping, Sequence)) or isinstance(target, str):
             raise ValueError(
@@ -158,6 +159,7 @@ class EditTask:
         backbone = self.loaded_backbone
         held_out = backbone.card.get("held_out") or {}
         weak = (held_out.get("weak_attributes") or {}).get("judge", ())
+        assert backbone.schema is not None
         wanted = backbone.schema.editable if self.target is None else tuple(self.target)
         if named := [name for name in weak if name in wanted]:
             warnings.warn(
@@ -209,7 +211,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
 
 
-def _positive(value: object) -> bool:
+def _positive(value: Any) -> bool:
     return _is_number(value) and 0 < value < float("inf")
 
 

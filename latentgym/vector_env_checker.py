@@ -148,8 +148,8 @@ def _check_spaces(env: VectorEnv) -> None:
         # The observation spaces of SyncVectorEnv(observation_mode="different") differ by row.
         if name == "observation_space" and getattr(env, "observation_mode", "same") != "same":
             continue
-        if many != (expected := batch_space(one, num_envs)):
-            expected = f"batch_space(single_{name}, {num_envs}) = {text(expected)}"
+        if many != (batched := batch_space(one, int(num_envs))):
+            expected = f"batch_space(single_{name}, {num_envs}) = {text(batched)}"
             raise AssertionError(f"{name} is {text(many)}; expected {expected}")
 
 
@@ -350,15 +350,15 @@ def _check_render(env: VectorEnv, seed: int, rollout: list[Call]) -> None:
         for row, frame in enumerate(frames):
             found = describe(frame)
             if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3):
-                expected = "uint8 array of shape (height, width, 3)"
-                raise AssertionError(f"{name}, row {row}: frame is {found}; expected {expected}")
+                shape = "uint8 array of shape (height, width, 3)"
+                raise AssertionError(f"{name}, row {row}: frame is {found}; expected {shape}")
 
 
 def _check_frames(
     env: VectorEnv, singles: SyncVectorEnv, seed: int, rollout: list[Call]
 ) -> tuple[np.ndarray, ...]:
     """Each frame is the single environment's. Returns the last ones, if frames are rendered."""
-    frames: tuple[np.ndarray, ...] = ()
+    frames: Any = ()
     if not env.render_mode == singles.render_mode == "rgb_array":
         return frames
     script = script_of(rollout)[:RENDERED_STEPS]
@@ -406,8 +406,8 @@ def _check_seeds_are_told(env: VectorEnv, seed: int) -> None:
     """The seed is told as it was given, as `VectorEnv` does, or row by row, as `SyncVectorEnv`."""
     seeds = tuple(seed + row for row in range(env.num_envs))
     reset(env, seed)
-    if (found := env.np_random_seed) not in (seed, seeds):
-        found = f"np_random_seed is {text(found)}"
+    if env.np_random_seed not in (seed, seeds):
+        found = f"np_random_seed is {text(env.np_random_seed)}"
         raise AssertionError(f"reset(seed={seed}): {found}; expected {text(seeds)} or {seed}")
 
 

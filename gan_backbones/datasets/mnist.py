@@ -96,7 +96,9 @@ class MNIST(ImageDataset):
     def __len__(self) -> int:
         return len(self._pixels)
 
-    def images(self, indices: Sequence[int] | np.ndarray, desc: str = "reading images") -> torch.Tensor:
+    def images(
+        self, indices: Sequence[int] | np.ndarray, desc: str = "reading images"
+    ) -> torch.Tensor:
         """See :meth:`ImageDataset.images`; they are in memory already, so there is no bar."""
         chosen = self._pixels[torch.as_tensor(np.asarray(indices, dtype=np.int64))][:, None]
         margin = (PADDED - SIDE) // 2

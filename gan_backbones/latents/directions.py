@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -31,7 +31,7 @@ FEW = 4
 
 def direction_matrix(
     backbone: Backbone,
-    directions: str | list[list[float]],
+    directions: str | Sequence[Sequence[float]],
     count: int | None = None,
     num_probes: int = DEFAULT_PROBES,
 ) -> torch.Tensor:
@@ -236,7 +236,7 @@ def _first_layer(backbone: Backbone) -> torch.Tensor:
     raise ValueError("directions='sefa' needs a generator that begins with a linear layer")
 
 
-def _given(directions: list[list[float]], latent_dim: int) -> torch.Tensor:
+def _given(directions: Sequence[Sequence[float]], latent_dim: int) -> torch.Tensor:
     try:
         matrix = torch.from_numpy(np.array(directions, dtype=np.float32))
     except (TypeError, ValueError):

@@ -40,7 +40,7 @@ def report_edits(
     """
     options, seed = run["env_options"], run["seed"]
     wanted = describe_target(options["target"])
-    test = gym.make_vec(ENV, num_envs=TEST_EPISODES, **options)
+    test: Any = gym.make_vec(ENV, num_envs=TEST_EPISODES, **options)
     _, test_seed = seeds_of(seed)
     limit = options.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
     results = {
@@ -118,9 +118,11 @@ def _draw(agent: Agent, options: dict[str, Any], seed: int, out: Path, wanted: s
     starts, edited, captions = [], [], []
     for column in range(8):
         observation, _ = env.reset(seed=seed + column)
-        core = env.unwrapped.core
+        edit_env: Any = env.unwrapped
+        core = edit_env.core
         starts.append(core.images(core.latents)[0])
-        frames, over = [env.render()], False
+        frames: list[Any] = [env.render()]
+        over = False
         while not over:
             action, _ = agent.predict(observation, deterministic=True)
             observation, _, terminated, truncated, info = env.step(action)

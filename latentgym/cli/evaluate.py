@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import gymnasium as gym
 import tyro
 
 import latentgym  # noqa: F401  (registers the environments)
@@ -66,7 +66,7 @@ def format_intervals(result: EvaluationResult) -> str:
     return "\n".join(lines)
 
 
-def _show(agent: Agent, env: gym.Env, seed: int) -> None:
+def _show(agent: Agent, env: Any, seed: int) -> None:
     """Play one episode in a window."""
     observation, _ = env.reset(seed=seed)
     over = False

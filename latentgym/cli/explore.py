@@ -119,7 +119,7 @@ def explore(
 def draw_interpolation(x: Exploration) -> list[Path]:
     """Each pair of latents by the straight line and by the arc; a film of the arcs."""
     pairs = x.latents.split(2)
-    walks = [walk(*pair, COLUMNS) for pair in pairs for walk in (lerp, slerp)]
+    walks = [walk(a, b, COLUMNS) for a, b in pairs for walk in (lerp, slerp)]
     names = [f"{i + 1}  {name}" for i in range(len(pairs)) for name in ("linear", "spherical")]
     picture = x.out / "interpolation.png"
     columns = [f"{t:.3g}" for t in np.linspace(0, 1, COLUMNS)]
@@ -222,6 +222,7 @@ def draw_labels(x: Exploration) -> list[Path]:
 def draw_neighbours(x: Exploration) -> list[Path]:
     """Samples beside the real images nearest to them: does the generator repeat its data?"""
     samples = generate(x.backbone, x.latents[::2])
+    assert x.data is not None
     real = x.data.images(range(len(x.data)))
     space, describe = _feature_space(x.backbone)
     features = describe(real)

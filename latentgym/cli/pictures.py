@@ -142,7 +142,7 @@ def save_curves(
         seed: of the bootstrap.
     """
     figure, axis = plt.subplots(figsize=(7, 4.2))
-    colours = plt.get_cmap("tab10").colors
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     for index, (label, (steps, values)) in enumerate(curves.items()):
         colour = "#2563eb" if index == 0 else colours[index % len(colours)]
         axis.plot(steps, values.mean(axis=0), color=colour, linewidth=1.8, label=label)

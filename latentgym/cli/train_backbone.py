@@ -73,8 +73,8 @@ def _cvae_config(config: GANConfig, scale: float) -> CVAEConfig:
     """The settings that a conditional VAE shares with a GAN; others must not have been chosen."""
     names = {field.name for field in fields(CVAEConfig)}
     for field in fields(GANConfig):
-        shared = field.name in names or field.name == "generator_features"
-        if not shared and getattr(config, field.name) != field.default:
+        is_shared = field.name in names or field.name == "generator_features"
+        if not is_shared and getattr(config, field.name) != field.default:
             raise ValueError(
                 f"{field.name} is {getattr(config, field.name)!r}; a conditional VAE has no such "
                 "setting"

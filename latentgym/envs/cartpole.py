@@ -108,6 +108,8 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
     ):
         check_render_mode(render_mode, self.metadata["render_modes"])
         super().__init__(_flag("sutton_barto_reward", sutton_barto_reward), render_mode)
+        self.state: Any = None
+        self.steps_beyond_terminated: Any = None
         self._episode = Episodes((), self.x_threshold, self.theta_threshold_radians, **reward)
         self._drawing = Drawing(self.screen_height)
         self._window: Window | None = None
@@ -133,7 +135,7 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
             self._episode.begin(self.state)
             return observation, info
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Push the cart.
 
         Raises:
@@ -239,13 +241,13 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
         check_render_mode(render_mode, self.metadata["render_modes"])
         super().__init__(
             num_envs,
-            vector_utils.step_limit(max_episode_steps),
+            vector_utils.step_limit(max_episode_steps),  # type: ignore[arg-type]  # infinite: none
             render_mode,
             _flag("sutton_barto_reward", sutton_barto_reward),
         )
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
-        self.state = np.zeros((4, num_envs))
+        self.state: Any = np.zeros((4, num_envs))
         self._episodes = Episodes(
             (num_envs,), self.x_threshold, self.theta_threshold_radians, **reward
         )
@@ -270,9 +272,9 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
                 no finite numbers in order.
             gymnasium.error.Error: a row's seed is negative or no integer.
         """
-        options = check_options(options, (*OPTIONS, *VECTOR_OPTIONS))
-        mask = vector_utils.read_mask(options, self.num_envs, self._begun)
-        low, high = read_bounds(options, -START_BOUND, START_BOUND)
+        checked = check_options(options, (*OPTIONS, *VECTOR_OPTIONS))
+        mask = vector_utils.read_mask(checked, self.num_envs, self._begun)
+        low, high = read_bounds(checked, -START_BOUND, START_BOUND)
         with self._undo() as undo:
             self._seed_rows(seed, mask)
             self._begin(mask, undo, low, high)
@@ -320,7 +322,7 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
             "steps": self.steps.copy(),
             "ended": self.prev_done.copy(),
             **self._episodes.get_state(),
-            "random": [rng.bit_generator.state for rng in self._rngs],
+            "random": [rng.bit_generator.state for rng in self.np_random],
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -371,8 +373,9 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
         # Gymnasium would reset ended rows, with starts that all draw from one generator: to its
         # physics none has ended. It counts steps in place.
         none = np.zeros(self.num_envs, dtype=np.bool_)
+        assert self._rngs is not None
         own = {"prev_done": none, "np_random": self._rngs[0], "steps": self.steps.copy()}
-        physics = SimpleNamespace(**vars(self) | own)
+        physics: Any = SimpleNamespace(**vars(self) | own)
         _, alive, terminations, truncations, _ = classic.CartPoleVectorEnv.step(physics, actions)
         self.state, self.steps = physics.state, physics.steps
         alive = np.add(alive, 0.0, dtype=np.float64)  # adding zero turns -0.0 into 0.0
@@ -385,10 +388,11 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
         low: float = -START_BOUND,
         high: float = START_BOUND,
     ) -> None:
-        undo.remember(self._rngs[row] for row in np.flatnonzero(mask))
+        rngs = self._generators(mask)
+        undo.remember(rngs)
         self.state = self.state.copy()
-        for row in np.flatnonzero(mask):
-            self.state[:, row] = self._rngs[row].uniform(low, high, size=4)
+        for row, rng in zip(np.flatnonzero(mask), rngs, strict=True):
+            self.state[:, row] = rng.uniform(low, high, size=4)
         self.steps = np.where(mask, 0, self.steps)
         self.prev_done = self.prev_done & ~mask
         self._episodes.begin(self.state, mask)
@@ -421,7 +425,7 @@ class Drawing:
         self, env: classic.CartPoleEnv | classic.CartPoleVectorEnv, state: np.ndarray
     ) -> pygame.Surface:
         """Draw a state ``[4]`` of ``env``, on a surface that the next call draws on again."""
-        painter = self._painter
+        painter: Any = self._painter
         if painter.screen is None:  # Gymnasium would initialize a display
             size = (painter.screen_width, painter.screen_height)
             painter.screen = load_pygame().Surface(size, depth=32)
@@ -448,6 +452,11 @@ class Episodes:
         gamma: between 0 and 1.
     """
 
+    _potential: np.ndarray
+    _return: np.ndarray
+    _length: np.ndarray
+    _distance: np.ndarray
+
     CHANGING = ("_potential", "_return", "_length", "_distance")
     """The attributes that change from step to step: they are replaced, never changed in place."""
 
@@ -469,10 +478,10 @@ class Episodes:
             )
         if not (isinstance(gamma, Real) and 0 <= gamma <= 1):
             raise ValueError(f"gamma is {gamma!r}; it must be a number from 0 to 1")
-        self.max_position = max_position
-        self.max_angle = max_angle
-        self.weight = shaping_weight if reward == "shaped" else 0.0
-        self.gamma = gamma
+        self.max_position: float = max_position
+        self.max_angle: float = max_angle
+        self.weight: float = shaping_weight if reward == "shaped" else 0.0
+        self.gamma: float = gamma
         self._potential = np.zeros(shape)
         self._return = np.zeros(shape)
         self._length = np.zeros(shape, dtype=np.int64)

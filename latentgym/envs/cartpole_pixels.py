@@ -76,7 +76,7 @@ class CartPolePixelsEnv(CartPoleEnv):
         super().__init__(**options)
         self.observation_space = observation_space()
         self._camera = Camera()
-        self._picture: np.ndarray | None = None
+        self._picture: Any = None  # before the first episode
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -89,7 +89,7 @@ class CartPolePixelsEnv(CartPoleEnv):
             self._picture = self._camera.picture(self, self.state)
             return difference(self._picture, self._picture), info
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Push the cart; see :meth:`CartPoleEnv.step`."""
         with self._undo():
             _, reward, terminated, truncated, info = super().step(action)
@@ -131,7 +131,9 @@ class CartPolePixelsVectorEnv(CartPoleVectorEnv):
             self._last[row] = self._camera.picture(self, self.state[:, row])
         self._seen = state["observations"].copy()
 
-    def _move(self, actions: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _move(
+        self, actions: np.ndarray, moved: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         moves = super()._move(actions, moved)
         self._last, self._seen = self._last.copy(), self._seen.copy()
         for row in np.flatnonzero(moved):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 
 from gan_backbones import AttributeSchema, Backbone
 from gan_backbones.utils.devices import plain_mode
-from latentgym.core import CHANGING, COMPONENTS, EVERY, EditCore
+from latentgym.core import ALL_ROWS, CHANGING, COMPONENTS, EditCore
+from latentgym.envs.editing import Editing
 from latentgym.envs.interrupts import Undo
 from latentgym.envs.options import (
     PlainSpec,
@@ -22,29 +23,30 @@ from latentgym.envs.options import (
     read_latents,
     read_options,
 )
-from latentgym.interfaces import DISCRETE, Interface, nudge_keys
 from latentgym.rendering.frame import EditView, Window, draw_frame, view_edit
 from latentgym.task import EditTask
 
+NUDGE_KEYS = "qawsedrftgyhujikol1z2x3c4v5b6n7m"
+"""One key per action: the key that raises a direction is above the one that lowers it."""
 
-class EditEnv(PlainSpec, gym.Env):
-    """A core of one row behind an interface; each editing environment states which.
+
+class EditEnv(Editing, PlainSpec, gym.Env):
+    """A core of one row; the other half of an environment is a subclass of `Editing`.
 
     Args:
         render_mode: ``"human"`` or ``"rgb_array"``.
         **task: as for `latentgym.task.EditTask`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
-    interface: Interface = DISCRETE
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     @plain_mode()
     def __init__(self, render_mode: str | None = None, **task: Any):
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
-        self.core = EditCore(EditTask(**task), 1, self.interface.keep_pictures)
-        self.observation_space = self.interface.observation_space(self.core)
-        self.action_space = self.interface.action_space(self.core)
+        self.core = EditCore(EditTask(**task), 1, self.needs_images)
+        self.observation_space = self.make_observation_space()
+        self.action_space = self.make_action_space()
         self._begun = False
         self._steps = 0
         self._return = 0.0
@@ -86,11 +88,11 @@ class EditEnv(PlainSpec, gym.Env):
                 undo.remember([self._np_random])
             super().reset(seed=seed)
             self._begun = False  # until this has gone well
-            self.core.begin(EVERY, [self.np_random], latent, target)
+            self.core.reset(ALL_ROWS, [self.np_random], latent, target)
             self._begun, self._steps, self._return = True, 0, 0.0
             if self.render_mode == "human":
                 self._show()
-            return self._observation(), _first(self.core.info(EVERY))
+            return self._observation(), _first(self.core.info(ALL_ROWS))
 
     @plain_mode()
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -102,20 +104,22 @@ class EditEnv(PlainSpec, gym.Env):
             FloatingPointError: a network returned a value that is not finite.
         """
         self._check_begun("step")
-        core, interface = self.core, self.interface
+        core = self.core
         action = read_action(self.action_space, action)
         actions = torch.from_numpy(action[None]).to(core.device)
         with self._undo():
             self._begun = False  # until this has gone well
             # gym.make tells an environment nothing of its step limit: any step may be the last.
-            components = core.move(EVERY, interface.moves(core, actions), judge=True)
+            components = core.step(ALL_ROWS, self.to_moves(actions), judge=True)
             self._begun = True
-            reward, parts = interface.rewards(core, EVERY, components)
-            reward = float(reward)
+            rewards, parts = self.to_rewards(ALL_ROWS, components)
+            reward = float(rewards)
             self._steps += 1
             self._return += reward
-            terminated = core.task.terminate_on_success and bool(interface.reached(core, EVERY))
-            info = core.info(EVERY) | {"rewards": parts} | core.verdict(EVERY, judged=True)
+            terminated = core.task.terminate_on_success and bool(self.should_terminate(ALL_ROWS))
+            info = (
+                core.info(ALL_ROWS) | {"rewards": parts} | core.judge_metrics(ALL_ROWS, judged=True)
+            )
             if self.render_mode == "human":
                 self._show()
             return self._observation(), reward, terminated, False, _first(info)
@@ -137,11 +141,11 @@ class EditEnv(PlainSpec, gym.Env):
             ValueError: latents of another shape, or not finite numbers.
         """
         self._check_begun("score")
-        latents = torch.from_numpy(read_latents(latents, self.backbone.latent_dim))
-        latents = latents.to(self.core.device)
-        rows = torch.zeros(len(latents), dtype=torch.int64, device=self.core.device)
+        checked = read_latents(latents, self.backbone.latent_dim)
+        tensor = torch.from_numpy(checked).to(self.core.device)
+        rows = torch.zeros(len(tensor), dtype=torch.int64, device=self.core.device)
         with self._undo(), torch.no_grad():
-            parts = self.core.potential(self.core.assess(latents, rows), rows)
+            parts = self.core.potential(self.core.assess(tensor, rows), rows)
         named = dict(zip(COMPONENTS, parts.unbind(), strict=True))
         scores = {"potential": parts.sum(dim=0), **named}
         return {name: value.cpu().numpy().copy() for name, value in scores.items()}
@@ -207,7 +211,7 @@ class EditEnv(PlainSpec, gym.Env):
             raise gym.error.ResetNeeded(f"call reset before {method}")
 
     def _observation(self) -> Any:
-        observation = self.interface.observe(self.core, EVERY)
+        observation = self.observe(ALL_ROWS)
         if isinstance(observation, dict):
             return {key: value[0].cpu().numpy() for key, value in observation.items()}
         return observation[0].cpu().numpy()
@@ -220,11 +224,12 @@ class EditEnv(PlainSpec, gym.Env):
 
 
 class NudgeEnv(EditEnv):
-    """An editing environment whose discrete nudges a keyboard can give."""
+    """An editing environment whose discrete actions a keyboard can trigger."""
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
-        """Keys to actions, for ``gymnasium.utils.play.play``."""
-        return nudge_keys(self.core)
+        """Return which key triggers which action, for ``gymnasium.utils.play.play``."""
+        keys = NUDGE_KEYS[: 2 * len(self.core.directions)]
+        return {(ord(key),): action for action, key in enumerate(keys)}
 
 
 def _first(info: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,8 +13,9 @@ from gymnasium.vector.utils import batch_space
 
 from gan_backbones import Backbone
 from gan_backbones.utils.devices import plain_mode
-from latentgym.core import CHANGING, EVERY, EditCore, Rows
+from latentgym.core import ALL_ROWS, CHANGING, EditCore, Rows
 from latentgym.envs import vector_utils
+from latentgym.envs.editing import Editing
 from latentgym.envs.interrupts import Undo
 from latentgym.envs.options import (
     VECTOR_OPTIONS,
@@ -25,13 +26,14 @@ from latentgym.envs.options import (
     read_action,
     read_options,
 )
-from latentgym.interfaces import DISCRETE, Interface
 from latentgym.rendering.frame import draw_frame, tile, view_edit
 from latentgym.task import EditTask
 
 
-class EditVectorEnv(vector_utils.RowsVectorEnv):
-    """A core of many rows behind an interface, with one batched forward pass per step.
+class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
+    """A core of many rows, with one batched forward pass per step.
+
+    The other half of an environment is a subclass of `Editing`.
 
     Row ``i`` equals a single environment that was seeded with ``seed + i`` and given the same
     actions: latents, actions and end flags exactly, rewards up to float rounding.
@@ -54,8 +56,7 @@ class EditVectorEnv(vector_utils.RowsVectorEnv):
         **task: as for `latentgym.task.EditTask`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
-    interface: Interface = DISCRETE
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     @plain_mode()
     def __init__(
@@ -74,13 +75,13 @@ class EditVectorEnv(vector_utils.RowsVectorEnv):
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.tensors = tensors
-        task = EditTask(**task)
-        self._never_waits = tensors and torch.device(task.device).type != "cpu"
+        edit_task = EditTask(**task)
+        self._never_waits = tensors and torch.device(edit_task.device).type != "cpu"
         self.core = EditCore(
-            task, num_envs, self.interface.keep_pictures, check_at_once=not self._never_waits
+            edit_task, num_envs, self.needs_images, check_at_once=not self._never_waits
         )
-        self.single_observation_space = self.interface.observation_space(self.core)
-        self.single_action_space = self.interface.action_space(self.core)
+        self.single_observation_space = self.make_observation_space()
+        self.single_action_space = self.make_action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._limit = vector_utils.step_limit(max_episode_steps)
@@ -156,12 +157,12 @@ class EditVectorEnv(vector_utils.RowsVectorEnv):
         judge = bool((truncations == moving).all())
         rewards = torch.zeros(0, dtype=torch.float32, device=self.core.device)
         parts: dict[str, torch.Tensor] = {}
-        if rows is EVERY or len(rows):
-            components = self.core.move(rows, self.interface.moves(self.core, actions[rows]), judge)
-            rewards, parts = self.interface.rewards(self.core, rows, components)
+        if moving.any():
+            components = self.core.step(rows, self.to_moves(actions[rows]), judge)
+            rewards, parts = self.to_rewards(rows, components)
             if self.core.task.terminate_on_success:
-                terminations[moving] = self.interface.reached(self.core, rows).cpu().numpy()
-        if rows is not EVERY:
+                terminations[moving] = self.should_terminate(rows).cpu().numpy()
+        if rows is not ALL_ROWS:
             self._begin(resetting, undo)
         rewards = self._in_full(rewards, rows)
         self._returns = self._returns + rewards
@@ -253,9 +254,9 @@ class EditVectorEnv(vector_utils.RowsVectorEnv):
         latents: np.ndarray | None = None,
         target: Mapping[str, str] | None = None,
     ) -> None:
-        rngs = [self._rngs[row] for row in np.flatnonzero(mask)]
+        rngs = self._generators(mask)
         undo.remember(rngs)
-        self.core.begin(self._rows(mask), rngs, None if latents is None else latents[mask], target)
+        self.core.reset(self._rows(mask), rngs, None if latents is None else latents[mask], target)
         begun = torch.from_numpy(mask.copy()).to(self.core.device)
         self._returns = self._returns.masked_fill(begun, 0.0)
         self._steps = np.where(mask, 0, self._steps)
@@ -290,12 +291,12 @@ class EditVectorEnv(vector_utils.RowsVectorEnv):
         judged: bool,
     ) -> dict[str, Any]:
         """Infos as Gymnasium's vector environments lay them out: arrays with masks."""
-        infos = self._spread(self.core.info(EVERY), np.ones_like(moved), EVERY)
+        infos = self._spread(self.core.info(ALL_ROWS), np.ones_like(moved), ALL_ROWS)
         if parts:
             infos |= self._spread({"rewards": parts}, moved, rows)
         if ended.any():
             rows = self._rows(ended)
-            infos |= self._spread(self.core.verdict(rows, judged), ended, rows)
+            infos |= self._spread(self.core.judge_metrics(rows, judged), ended, rows)
             if self._never_waits:
                 self.core.raise_unless_finite()
         return infos
@@ -314,7 +315,7 @@ class EditVectorEnv(vector_utils.RowsVectorEnv):
 
     def _in_full(self, value: torch.Tensor, rows: Rows) -> torch.Tensor:
         """One entry for each row: ``value`` for ``rows``, zero for the others."""
-        if rows is EVERY:
+        if rows is ALL_ROWS:
             return value
         full = value.new_zeros(self.num_envs, *value.shape[1:])
         full[rows] = value
@@ -331,7 +332,7 @@ class EditVectorEnv(vector_utils.RowsVectorEnv):
         }
 
     def _observations(self) -> Any:
-        observations = self.interface.observe(self.core, EVERY)
+        observations = self.observe(ALL_ROWS)
         if self.tensors:
             return observations
         if isinstance(observations, dict):
@@ -350,7 +351,7 @@ class EditVectorEnv(vector_utils.RowsVectorEnv):
 
     def _rows(self, mask: np.ndarray) -> Rows:
         if mask.all():
-            return EVERY
+            return ALL_ROWS
         return torch.from_numpy(np.flatnonzero(mask)).to(self.core.device)
 
     def _read_actions(self, actions: Any) -> torch.Tensor:

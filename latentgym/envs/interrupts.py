@@ -52,7 +52,9 @@ class Undo:
 
     def remember(self, rngs: Iterable[np.random.Generator]) -> None:
         """Undo the draws from these generators, too. To be called before they are made."""
-        self._random += [(rng.bit_generator, rng.bit_generator.state) for rng in rngs]
+        for rng in rngs:
+            state: Any = rng.bit_generator.state
+            self._random.append((rng.bit_generator, state))
 
     def __enter__(self) -> Undo:
         return self

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from latentgym.envs.edit_env import NudgeEnv
 from latentgym.envs.edit_vector_env import EditVectorEnv
-from latentgym.interfaces import DISCRETE
 
 
 class LatentEditEnv(NudgeEnv):
@@ -108,10 +107,6 @@ class LatentEditEnv(NudgeEnv):
     - v0: first version.
     """  # noqa: D415, E501
 
-    interface = DISCRETE
-
 
 class LatentEditVectorEnv(EditVectorEnv):
     """Many edits at once: see :class:`LatentEditEnv` and `EditVectorEnv`."""
-
-    interface = DISCRETE

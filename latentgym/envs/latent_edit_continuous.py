@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from gymnasium import spaces
+
 from latentgym.envs.edit_env import EditEnv
 from latentgym.envs.edit_vector_env import EditVectorEnv
-from latentgym.interfaces import CONTINUOUS
+from latentgym.envs.editing import Editing
 
 
-class LatentEditContinuousEnv(EditEnv):
+class _ContinuousEditing(Editing):
+    """Moves along all directions at once."""
+
+    def make_action_space(self) -> spaces.Box:
+        """Return the box of moves along each direction, as shares of delta."""
+        return spaces.Box(-1.0, 1.0, (len(self.core.directions),), np.float32)
+
+    def to_moves(self, actions: torch.Tensor) -> torch.Tensor:
+        """Return the latent moves ``[N, latent_dim]`` of actions float32 ``[N, K]``."""
+        # In double precision, so that rounding does not depend on the other rows.
+        directions = self.core.directions.double()
+        return (self.core.task.delta * (actions.double() @ directions)).float()
+
+
+class LatentEditContinuousEnv(_ContinuousEditing, EditEnv):
     """## Description
 
     `LatentEdit-v0` with continuous actions: each step moves the latent along all directions at
@@ -29,10 +47,6 @@ class LatentEditContinuousEnv(EditEnv):
     - v0: first version.
     """  # noqa: D415
 
-    interface = CONTINUOUS
 
-
-class LatentEditContinuousVectorEnv(EditVectorEnv):
+class LatentEditContinuousVectorEnv(_ContinuousEditing, EditVectorEnv):
     """Many edits at once: see :class:`LatentEditContinuousEnv` and `EditVectorEnv`."""
-
-    interface = CONTINUOUS

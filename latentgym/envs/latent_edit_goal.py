@@ -6,16 +6,49 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 
 from gan_backbones.utils.devices import plain_mode
+from latentgym.core import Rows
 from latentgym.envs.edit_env import NudgeEnv
 from latentgym.envs.edit_vector_env import EditVectorEnv
-from latentgym.interfaces import GOAL_REWARDS, goal_interface, goal_reached
+from latentgym.envs.editing import Editing, vector, vector_space
 from latentgym.task import REWARD_ARGUMENTS
 
 
-class _GoalRewards:
-    """What makes an environment a goal environment: rewards of any pairs of goals, in batches."""
+def goal_reached(achieved: torch.Tensor, desired: torch.Tensor) -> torch.Tensor:
+    """Return whether every wanted variant is more likely than not, and realism as desired.
+
+    Args:
+        achieved: probabilities of all variants, and realism: ``[..., V + 1]``.
+        desired: the same shape; a variant is wanted if it has more than one half. So whatever was
+            achieved once can be desired, as hindsight relabelling does.
+
+    Returns:
+        Bool ``[...]``.
+    """
+    wanted = desired[..., :-1] > 0.5
+    seen = (achieved[..., :-1] > 0.5) | ~wanted
+    return seen.all(-1) & (achieved[..., -1] >= desired[..., -1])
+
+
+def sparse_reward(achieved: torch.Tensor, desired: torch.Tensor) -> torch.Tensor:
+    """Return 0 where the goal is reached, else -1: ``[...]``."""
+    return goal_reached(achieved, desired).float() - 1
+
+
+def dense_reward(achieved: torch.Tensor, desired: torch.Tensor) -> torch.Tensor:
+    """Return minus the mean improbability of the wanted variants, minus the missing realism."""
+    wanted = (desired[..., :-1] > 0.5).float()
+    lacking = (wanted * (1 - achieved[..., :-1])).sum(-1) / wanted.sum(-1).clamp(min=1)
+    return -lacking - (desired[..., -1] - achieved[..., -1]).clamp(min=0)
+
+
+GOAL_REWARDS = {"sparse": sparse_reward, "dense": dense_reward}
+
+
+class _GoalEditing(Editing):
+    """Observes goals; the reward is a function of the goals alone."""
 
     def __init__(self, *args: Any, reward: str = "sparse", **task: Any):
         for name in REWARD_ARGUMENTS:
@@ -29,9 +62,54 @@ class _GoalRewards:
             raise ValueError(
                 f"observation is {parts!r}; the target is in desired_goal: name another part"
             )
-        self.interface = goal_interface(reward)
+        if reward not in tuple(GOAL_REWARDS):
+            raise ValueError(f"reward is {reward!r}; allowed: {', '.join(GOAL_REWARDS)}")
         self._goal_reward = GOAL_REWARDS[reward]
         super().__init__(*args, **task)
+
+    def make_observation_space(self) -> spaces.Dict:
+        """Return the space of the observation without the target, and of the two goals."""
+        goal = spaces.Box(0.0, 1.0, (self.core.schema.size + 1,), np.float32)
+        return spaces.Dict(
+            {
+                "observation": vector_space(self.core, self._parts()),
+                "achieved_goal": goal,
+                "desired_goal": goal,
+            }
+        )
+
+    def observe(self, rows: Rows) -> dict[str, torch.Tensor]:
+        """Return the observation without the target, and the two goals."""
+        return {
+            "observation": vector(self.core, rows, self._parts()),
+            "achieved_goal": self._achieved_goal(rows),
+            "desired_goal": self._desired_goal(rows),
+        }
+
+    def to_rewards(
+        self, rows: Rows, components: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the goal reward, which ignores the core's scores."""
+        reward = self._goal_reward(self._achieved_goal(rows), self._desired_goal(rows))
+        return reward, {"goal": reward.clone()}
+
+    def should_terminate(self, rows: Rows) -> torch.Tensor:
+        """Return where the goal is reached."""
+        return goal_reached(self._achieved_goal(rows), self._desired_goal(rows))
+
+    def _achieved_goal(self, rows: Rows) -> torch.Tensor:
+        """Probabilities of all variants, and realism: ``[N, V + 1]``."""
+        realism = torch.sigmoid(self.core.realism[rows])
+        return torch.cat([self.core.attributes[rows].exp(), realism[:, None]], dim=1)
+
+    def _desired_goal(self, rows: Rows) -> torch.Tensor:
+        """One-hot of the target, and the start's realism: ``[N, V + 1]``."""
+        realism = torch.sigmoid(self.core.start_realism[rows])
+        return torch.cat([self.core.wanted[rows], realism[:, None]], dim=1)
+
+    def _parts(self) -> tuple[str, ...]:
+        """The observation parts without the target."""
+        return tuple(part for part in self.core.task.observation if part != "target")
 
     def compute_reward(
         self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any = None
@@ -70,7 +148,7 @@ def _on_arrays(function: Any, achieved: np.ndarray, desired: np.ndarray) -> Any:
     return result.item() if result.ndim == 0 else result.numpy()
 
 
-class LatentEditGoalEnv(_GoalRewards, NudgeEnv):
+class LatentEditGoalEnv(_GoalEditing, NudgeEnv):
     """## Description
 
     `LatentEdit-v0` as a goal environment: the reward is a function of what was achieved and what
@@ -124,5 +202,5 @@ class LatentEditGoalEnv(_GoalRewards, NudgeEnv):
     """  # noqa: D415
 
 
-class LatentEditGoalVectorEnv(_GoalRewards, EditVectorEnv):
+class LatentEditGoalVectorEnv(_GoalEditing, EditVectorEnv):
     """Many edits at once: see :class:`LatentEditGoalEnv` and `EditVectorEnv`."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from latentgym.core import Rows
 from latentgym.envs.edit_env import NudgeEnv
 from latentgym.envs.edit_vector_env import EditVectorEnv
-from latentgym.interfaces import PIXELS
+from latentgym.envs.editing import Editing, vector_space
 
 
-class _Pixels:
-    """What makes an environment one of pixels."""
+class _PixelEditing(Editing):
+    """Observes the image and the target."""
 
-    interface = PIXELS
+    needs_images = True
 
     def __init__(self, *args: Any, **task: Any):
         if "observation" in task:
@@ -21,8 +26,27 @@ class _Pixels:
             )
         super().__init__(*args, **task)
 
+    def make_observation_space(self) -> spaces.Dict:
+        """Return the space of an image ``[H, W, C]`` and the target."""
+        channels, height, width = self.core.image_shape
+        return spaces.Dict(
+            {
+                "image": spaces.Box(0, 255, (height, width, channels), np.uint8),
+                "target": vector_space(self.core, ("target",)),
+            }
+        )
 
-class LatentEditPixelsEnv(_Pixels, NudgeEnv):
+    def observe(self, rows: Rows) -> dict[str, torch.Tensor]:
+        """Return the current images uint8 ``[N, H, W, C]`` and targets ``[N, V]``."""
+        assert self.core.pictures is not None
+        images = self.core.pictures[rows].permute(0, 2, 3, 1)
+        return {
+            "image": images.clone(memory_format=torch.contiguous_format),
+            "target": self.core.wanted[rows].clone(),
+        }
+
+
+class LatentEditPixelsEnv(_PixelEditing, NudgeEnv):
     """## Description
 
     `LatentEdit-v0` as a person would play it: the agent sees the picture and what is asked for,
@@ -52,5 +76,5 @@ class LatentEditPixelsEnv(_Pixels, NudgeEnv):
     """  # noqa: D415
 
 
-class LatentEditPixelsVectorEnv(_Pixels, EditVectorEnv):
+class LatentEditPixelsVectorEnv(_PixelEditing, EditVectorEnv):
     """Many edits at once: see :class:`LatentEditPixelsEnv` and `EditVectorEnv`."""

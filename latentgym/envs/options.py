@@ -35,9 +35,10 @@ class PlainSpec:
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = copy.copy(spec)
-        if spec is not None:
-            self._spec.kwargs = plain(spec.kwargs)
+        copied = copy.copy(spec)
+        if copied is not None:
+            copied.kwargs = plain(copied.kwargs)
+        self._spec = copied
 
 
 def plain(value: Any) -> Any:
@@ -163,8 +164,9 @@ def read_action(space: spaces.Space, action: Any) -> np.ndarray:
         array = np.asarray(action)
     except ValueError:  # nested lists of different lengths
         array = np.asarray(None)
-    if array.dtype != np.bool_ and np.can_cast(array.dtype, space.dtype, "same_kind"):
-        array = array.astype(space.dtype)
+    dtype: Any = space.dtype
+    if array.dtype != np.bool_ and np.can_cast(array.dtype, dtype, "same_kind"):
+        array = array.astype(dtype)
         if space.contains(array):
             return array
     subject = "actions are" if isinstance(space, spaces.MultiDiscrete) else "action is"

@@ -19,18 +19,19 @@ class RowsVectorEnv(PlainSpec, VectorEnv):
 
     _rngs: list[np.random.Generator] | None = None
     _seeds: list[int] | None = None
+    num_envs: int
 
-    @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:
+    @property  # type: ignore[misc]  # Gymnasium has an attribute that can be set
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each row's random generator."""
         self._seed_rows(None, np.zeros(self.num_envs, dtype=np.bool_))
-        return tuple(self._rngs)
+        return tuple(self._rngs or ())
 
     @property
-    def np_random_seed(self) -> tuple[int, ...]:
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """What each row's generator was seeded with, or -1 where it came from a saved state."""
         self._seed_rows(None, np.zeros(self.num_envs, dtype=np.bool_))
-        return tuple(self._seeds)
+        return tuple(self._seeds or ())
 
     def _seed_rows(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
         """Seed the generators of the rows in ``mask``, and those of all rows where there are none.
@@ -51,8 +52,14 @@ class RowsVectorEnv(PlainSpec, VectorEnv):
             self._rngs is None or (m and s is not None) for m, s in zip(mask, seeds, strict=True)
         ]
         seeded = [seeding.np_random(s) if n else None for n, s in zip(new, seeds, strict=True)]
-        self._rngs = [s[0] if s else self._rngs[row] for row, s in enumerate(seeded)]
-        self._seeds = [s[1] if s else self._seeds[row] for row, s in enumerate(seeded)]
+        before: list[Any] = list(zip(self._rngs or (), self._seeds or (), strict=True))
+        pairs = [pair or before[row] for row, pair in enumerate(seeded)]
+        self._rngs, self._seeds = [rng for rng, _ in pairs], [number for _, number in pairs]
+
+    def _generators(self, mask: np.ndarray) -> list[np.random.Generator]:
+        """Return the generators of the rows in ``mask``."""
+        assert self._rngs is not None
+        return [self._rngs[row] for row in np.flatnonzero(mask).tolist()]
 
     def _set_generators(self, rngs: list[np.random.Generator]) -> None:
         """Draw from these generators, whose seeds nobody knows."""

@@ -213,6 +213,7 @@ class Window:
         pygame = load_pygame()
         surface = self._surface((frame.shape[1], frame.shape[0]))
         pygame.surfarray.blit_array(surface, frame.swapaxes(0, 1))
+        assert self._window is not None
         self._window.flip()
         pygame.event.pump()  # without it the desktop takes the window for frozen
         _close_on_request()
@@ -420,7 +421,8 @@ def _font_for(text: str, size: int) -> tuple[pygame.font.Font, str]:
     pygame = load_pygame()
     if text.isascii():
         return _font(None, size), text
-    bundled = os.path.join(os.path.dirname(pygame.__file__), pygame.font.get_default_font())
+    folder = os.path.dirname(str(pygame.__file__))
+    bundled = os.path.join(folder, pygame.font.get_default_font())
     file, text = font_for(text, bundled)
     if file == bundled:
         return _font(None, size), text

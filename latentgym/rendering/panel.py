@@ -115,7 +115,7 @@ def _draw_directions(surface: pygame.Surface, panel: PanelView, target: dict[str
             colour, bar_colour, track = BACKGROUND, BACKGROUND, NEUTRAL
             band = (PANEL_X - 6, y - LIST_PITCH // 2, PANEL_RIGHT - PANEL_X + 12, LIST_PITCH)
             surface.fill(INK, band)
-        elif panel.names[i] in target.items():
+        elif panel.names[i] in list(target.items()):
             colour = bar_colour = ACCENT
         bar_x = _draw_name(surface, panel.names[i], y, colour)
         _draw_moved(surface, float(panel.moved[i]), bar_x, y, bar_colour, track)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from operator import methodcaller
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from gan_backbones.latents.directions import DIRECTION_SETS, direction_names
 from gan_backbones.utils.files import write_atomically
-from latentgym.core import EVERY
+from latentgym.core import ALL_ROWS
 from latentgym.envs.latent_edit import LatentEditEnv
 from latentgym.rendering.panel import PanelView, draw_play
 
@@ -95,7 +94,7 @@ class PlaySession:
     # What the next nudge does -------------------------------------------------------------------
 
     @property
-    def directions(self) -> str:
+    def directions(self) -> Any:
         """The set of directions in use."""
         return self.env.core.task.directions
 
@@ -170,7 +169,8 @@ class PlaySession:
         """Begin another edit of the same start, towards the next variant in the schema."""
         everything = direction_names(self.env.schema, "attributes", self.env.schema.size)
         after = everything.index(next(iter(self.target.items()))) + 1
-        target = dict([everything[after % len(everything)]])
+        name, variant = everything[after % len(everything)]
+        target = {name: variant}
         self._begin({"target": target, "latent": self.env.core.start_latents[0].cpu().numpy()})
 
     def _begin(self, options: dict[str, Any]) -> None:
@@ -229,7 +229,7 @@ class PlaySession:
             "start": core.start_latents[0].tolist(),
             "latent": core.latents[0].tolist(),
             "moves": self.moves,
-            "scores": {name: value.item() for name, value in core.scores(EVERY).items()},
+            "scores": {name: value.item() for name, value in core.scores(ALL_ROWS).items()},
             "verdict": self._verdict(),
         }
         contents = [
@@ -248,11 +248,15 @@ class PlaySession:
 
     def _free_files(self) -> list[Path]:
         """Where the next save goes: names that no file has."""
-        for number in itertools.count(1):
+        number = 0
+        while True:
+            number += 1
             files = [self.out / f"edit-{number:03d}{end}" for end in (".png", "-play.png", ".json")]
             if not any(file.exists() for file in files):
                 return files
 
-    def _verdict(self) -> dict[str, bool | float]:
-        verdict = self.env.core.verdict(EVERY, judged=True)  # every step has asked the judge
+    def _verdict(self) -> dict[str, Any]:
+        verdict = self.env.core.judge_metrics(
+            ALL_ROWS, judged=True
+        )  # every step has asked the judge
         return {name: value.item() for name, value in verdict.items()}

@@ -14,7 +14,7 @@ from torch import nn
 
 from gan_backbones import BackboneError
 
-NOT_FINITE = "the backbone's networks returned a score that is not finite; the edit cannot go on"
+NOT_FINITE = "the backbone's networks returned a score that is not finite; the edit cannot continue"
 
 
 class Spoilable(nn.Module):

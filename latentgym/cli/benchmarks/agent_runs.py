@@ -61,7 +61,7 @@ def run_job(job: Job) -> Run:
     env = make_training_env(
         job["agent"], env_id, job["num_envs"], **training_options(env_id, options)
     )
-    record = (
+    record: Any = (
         RecordVectorEpisodeStatistics if isinstance(env, VectorEnv) else RecordEpisodeStatistics
     )
     env = record(env, buffer_length=job["timesteps"] + 1)  # no episode is forgotten

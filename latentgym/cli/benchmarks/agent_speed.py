@@ -103,12 +103,14 @@ def compare_learning(
     def environment() -> Any:
         return gym.make_vec(ENV, num_envs) if num_envs > 1 else gym.make(ENV)
 
-    ours = {"DQN": DQN(environment(), double_q=False, **shared)}
+    agent = DQN(environment(), double_q=False, **shared)
     theirs = {name: value for name, value in shared.items() if name != "net_arch"}
     net_arch = {"net_arch": list(shared["net_arch"])}
     peer = PeerDQN("MlpPolicy", make_vec_env(ENV, num_envs), policy_kwargs=net_arch, **theirs)
-    contenders = {name: partial(agent.learn, TURN) for name, agent in ours.items()}
-    contenders[PEER] = partial(peer.learn, TURN, reset_num_timesteps=False)
+    contenders: dict[str, Callable[[], Any]] = {
+        "DQN": partial(agent.learn, TURN),
+        PEER: partial(peer.learn, TURN, reset_num_timesteps=False),
+    }
     return _rates(race(contenders, seconds), TURN, "steps/s")
 
 
@@ -131,7 +133,7 @@ def compare_sampling(size: int, seconds: float, seed: int) -> Report:
         observations = following
     draw = torch.Generator().manual_seed(seed)
     together = f"ReplayBuffer, {BATCHES_TOGETHER} batches at once, as DQN draws them"
-    contenders = {
+    contenders: dict[str, Callable[[], Any]] = {
         "ReplayBuffer": partial(ours.sample, DRAWN, draw),
         together: lambda: list(ours.sample(BATCHES_TOGETHER * DRAWN, draw).split(DRAWN)),
         PEER: partial(theirs.sample, DRAWN),

@@ -100,10 +100,10 @@ def steps_until(history: list[dict[str, float]], threshold: float) -> float:
 
 def best_average(returns: Sequence[float]) -> float:
     """The best mean of `AVERAGED` episodes in a row among the first `WITHIN`; NaN for fewer."""
-    returns = np.array(returns[:WITHIN])
-    if len(returns) < AVERAGED:
+    first = np.array(returns[:WITHIN])
+    if len(first) < AVERAGED:
         return np.nan
-    sums = np.cumsum(np.insert(returns, 0, 0.0))
+    sums = np.cumsum(np.insert(first, 0, 0.0))
     return float((sums[AVERAGED:] - sums[:-AVERAGED]).max() / AVERAGED)
 
 

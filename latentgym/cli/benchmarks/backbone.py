@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,8 @@ def benchmark_backbone(
     if out is not None:
         check_output_file(out, ".json")
     loaded = load(backbone)
-    config = loaded.discriminator.config
+    discriminator: Any = loaded.discriminator
+    config = discriminator.config
     dataset = open_dataset(data, config["image_size"], config["channels"])
     if dataset.schema != loaded.schema:
         raise ValueError(f"data has {dataset.schema}; the backbone has {loaded.schema}")

@@ -19,7 +19,7 @@ from latentgym.cli.tasks import Pairs, Target, parse_pairs, task_options
 PLAIN = {"double_q": False, "dueling": False, "n_steps": 1, "prioritized_replay": False}
 
 
-PARTS = {
+PARTS: dict[str, dict[str, Any]] = {
     "double": {"double_q": True},
     "dueling": {"dueling": True},
     "n-step": {"n_steps": 3},

@@ -95,14 +95,14 @@ def benchmark_env_ablation(
 def _compare(
     settings: dict[str, Any], timesteps: int, episodes: int, seed: int
 ) -> dict[str, EvaluationResult]:
-    test = gym.make_vec(ENV, num_envs=episodes, **settings)
+    test: Any = gym.make_vec(ENV, num_envs=episodes, **settings)
     _, test_seed = seeds_of(seed)
-    budget = settings.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
+    budget: Any = settings.get("max_episode_steps", gym.spec(ENV).max_episode_steps)
     known = hyperparameters.settings("dqn", ENV)
     training = gym.make_vec(ENV, num_envs=known.num_envs, **training_options(ENV, settings))
     agent = DQN(training, seed=seed, **known.hyperparameters)
     agent.learn(timesteps, progress_bar=True)
-    policies = {
+    policies: dict[str, Any] = {
         "myopic gradient": MyopicGradientPolicy(test),
         "random": RandomPolicy(test.single_action_space, seed),
         "DQN": agent,

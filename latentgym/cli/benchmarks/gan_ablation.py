@@ -165,31 +165,34 @@ def prepare(data: str, image_size: int, images: int, batch_size: int, seed: int)
         DatasetError: they are missing, damaged, or have no attributes.
     """
     dataset = open_dataset(data, image_size)
-    if dataset.schema is None:
+    schema, all_labels = dataset.schema, dataset.labels
+    if schema is None or all_labels is None:
         raise DatasetError(f"{data}: the judge needs images with attributes")
     parts = split(dataset, seed=seed)
     rows = {**parts, "train": parts["train"][:images]}
     pixels = {part: dataset.images(rows[part], f"reading {part} images") for part in rows}
-    labels = {part: torch.from_numpy(dataset.labels[rows[part]]) for part in rows}
+    labels = {part: torch.from_numpy(all_labels[rows[part]]) for part in rows}
     channels = pixels["judge"].shape[1]
-    (judge,) = build(
-        seed, lambda: Judge(dataset.schema.size, channels=channels, image_size=image_size)
-    )
-    judge = train_classifier(
-        judge, pixels["judge"], labels["judge"], dataset.schema, batch_size=batch_size,
+    (judge,) = build(seed, lambda: Judge(schema.size, channels=channels, image_size=image_size))
+    train_classifier(
+        judge, pixels["judge"], labels["judge"], schema, batch_size=batch_size,
         bf16=False, seed=seed, desc="training judge",
     )  # fmt: skip
     logits = batched(lambda batch: judge(to_float(batch)), pixels["held_out"])
-    right = predict_attributes(logits, dataset.schema) == labels["held_out"]
+    right = predict_attributes(logits, schema) == labels["held_out"]
+    config: Any = judge.config
+    weights = {name: value.contiguous() for name, value in judge.state_dict().items()}
     return Materials(
-        *(pixels[part].numpy() for part in ("train", "judge", "held_out")),
-        save_tensors({name: value.contiguous() for name, value in judge.state_dict().items()}),
-        judge.config,
-        round(right.double().mean().item(), 4),
+        train=pixels["train"].numpy(),
+        judged=pixels["judge"].numpy(),
+        held_out=pixels["held_out"].numpy(),
+        judge=save_tensors(weights),
+        judge_config=config,
+        judge_accuracy=round(right.double().mean().item(), 4),
     )
 
 
-def run_job(job: Job, materials: Materials, strips: Path) -> Run:
+def run_job(job: Job, materials: Any, strips: Path) -> Run:
     """Train one GAN and measure it; a loss that is not finite ends it and is recorded."""
     torch.set_num_threads(1)
     train, judged, held_out = (torch.from_numpy(images) for images in materials[:3])
@@ -248,8 +251,8 @@ def _confusion(
     scale, shift = fit_platt(
         real_logits(judged), batched(lambda z: discriminator(trainer.generator(z)), latents)
     )
-    logits = (real_logits(held_out), batched(discriminator, generated))
-    return discriminator_confusion(*(scale * each + shift for each in logits))
+    real, fake = real_logits(held_out), batched(discriminator, generated)
+    return discriminator_confusion(scale * real + shift, scale * fake + shift)
 
 
 def _distances(real: torch.Tensor, generated: torch.Tensor) -> dict[str, float]:

@@ -112,8 +112,12 @@ def compare_scores(backbone: Backbone, seed: int) -> Report:
     state on the way is scored by all.
     """
     rows = 250
-    tasks = {"plain": {}, "prepared": {}, "prepared, bf16": {"bf16": True}}
-    envs = {
+    tasks: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "prepared": {},
+        "prepared, bf16": {"bf16": True},
+    }
+    envs: dict[str, Any] = {
         name: gym.make_vec(ENV, num_envs=rows, backbone=backbone, start="any", **options)
         for name, options in tasks.items()
     }
@@ -127,13 +131,13 @@ def compare_scores(backbone: Backbone, seed: int) -> Report:
         for env in envs.values():
             _, _, _, _, infos = env.step(actions)
         exact = envs["plain"].core
-        states, flags = states + rows, flags + int(exact.resting.sum())
+        states, flags = states + rows, flags + int(exact.goal_reached.sum())
         for name, row in report.items():
             core = envs[name].core
             errors = (
                 _largest(core.realism.sigmoid(), exact.realism.sigmoid()),
                 _largest(core.attributes.exp(), exact.attributes.exp()),
-                int((core.resting != exact.resting).sum()),
+                int((core.goal_reached != exact.goal_reached).sum()),
             )
             row[ERRORS[0]] = max(row[ERRORS[0]], errors[0])
             row[ERRORS[1]] = max(row[ERRORS[1]], errors[1])
@@ -145,7 +149,7 @@ def compare_scores(backbone: Backbone, seed: int) -> Report:
 
 def compare_environments(backbone: str, count: int, seconds: float, seed: int) -> Report:
     """Steps of the vector environment beside the bare forward passes it cannot do without."""
-    env = gym.make_vec(ENV, num_envs=count, backbone=backbone)
+    env: Any = gym.make_vec(ENV, num_envs=count, backbone=backbone)
     env.reset(seed=seed)
     core, latents = env.core, _latents(env.backbone, count, seed)
     plain = [env.backbone.generator, env.backbone.discriminator, env.backbone.classifier]
@@ -167,7 +171,7 @@ def compare_environments(backbone: str, count: int, seconds: float, seed: int) -
 def compare_peers(backbone: str, threads: int, seconds: float, seed: int) -> Report:
     """The vector environment beside Gymnasium's, made of as many single environments."""
     # The latent's own axes, which 64 workers need not find first.
-    task = {"backbone": backbone, "directions": "coordinates"}
+    task: dict[str, Any] = {"backbone": backbone, "directions": "coordinates"}
     one = partial(_make_single, task)
     alone = partial(_make_single, task, threads=1)
     # Workers forked from here would inherit torch's threads in an undefined state.
@@ -209,7 +213,7 @@ def measure_device(backbone: str, seconds: float, seed: int) -> Report:
     """Steps per second on the GPU with tensors that stay there, beside the bare forward passes."""
     report: Report = {}
     for count in DEVICE_SIZES:
-        env = gym.make_vec(
+        env: Any = gym.make_vec(
             ENV, num_envs=count, backbone=backbone, start="any", tensors=True, device="cuda"
         )
         env.reset(seed=seed)

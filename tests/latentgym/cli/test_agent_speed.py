@@ -13,7 +13,7 @@ def test_both_learn_and_replay(tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(settings, "learning_starts", 16)
         monkeypatch.setitem(settings, "buffer_size", 1000)
     out = tmp_path / "figures" / "speed.json"
-    main(["benchmark", "agent-speed", "--no-compile", "--seconds", "0", "--out", str(out)])
+    main(["benchmark", "agent-speed", "--seconds", "0", "--out", str(out)])
     report = json.loads(out.read_text())
     parts = [part for part in report if isinstance(report[part], dict)]
     assert len(parts) == 6

@@ -766,10 +766,10 @@ def test_images_pass_in_chunks(tiny_file, monkeypatch):
 
     monkeypatch.setitem(core.networks, "generator", record)
     rows = torch.arange(4096)
-    core.begin(rows, [np.random.default_rng(i) for i in range(4096)])
-    core.move(rows, torch.ones(4096, LATENT_DIM))
+    core.reset(rows, [np.random.default_rng(i) for i in range(4096)])
+    core.step(rows, torch.ones(4096, LATENT_DIM))
     assert core.evaluations == sum(sizes) == 2 * 4096
-    core.verdict(rows)
+    core.judge_metrics(rows)
     core.images(core.latents)
     assert max(sizes) == MAX_IMAGES and sum(sizes) == 4 * 4096
 
