@@ -111,7 +111,7 @@ def main(
         while not over:
             observation, _, terminated, truncated, _ = env.step(agent.predict(observation)[0])
             over = terminated or truncated
-        frames.append(env.render())  # shows the start beside the end
+        frames.append(env.render())  # shows the start next to the end
     iio.imwrite(out / "edits.png", np.concatenate(frames))
     print(f"four edits: {out / 'edits.png'}")
 

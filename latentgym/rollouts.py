@@ -195,7 +195,7 @@ def check_layout(space: gym.Space, value: Any, name: str) -> None:
 
 
 def check_infos(infos: Any, rows: np.ndarray, name: str) -> None:
-    """Infos are arrays of one value per row, or dicts of such, each beside its mask of rows."""
+    """Infos are arrays of one value per row, or dicts of such, each with its mask of rows."""
     if not isinstance(infos, dict):
         raise AssertionError(f"{name} is {describe(infos)}; expected a dict")
     for key, value in infos.items():

@@ -55,7 +55,7 @@ def check_vector_env(
 
     - batched spaces are the single ones, batched; ``metadata["autoreset_mode"]`` is set;
     - observations, rewards, flags and infos have the right types, shapes and dtypes, each array in
-      infos beside its mask; actions are left as they are;
+      infos next to its mask; actions are left as they are;
     - the global random states of Python, NumPy and PyTorch are left alone;
     - no later call changes what was returned, or shares its memory;
     - the same seed gives the same rollout, exactly;
@@ -243,8 +243,8 @@ def _check_same_step(env: VectorEnv, rollout: list[Call]) -> None:
 
 
 def _check_reset_mask(env: VectorEnv, seed: int, rollout: list[Call], atol: float) -> None:
-    """DISABLED: a reset begins the rows of its mask anew; the others go on as they would have."""
-    begins = "DISABLED: reset must begin the rows of reset_mask anew"
+    """DISABLED: a reset begins new episodes in the rows of its mask; the others continue."""
+    begins = "DISABLED: reset must begin new episodes in the rows of reset_mask"
     goes_on = "DISABLED: reset must leave rows outside reset_mask as they are"
     end, length = _longest_stretch(rollout)
     rows = np.arange(env.num_envs)
@@ -260,10 +260,10 @@ def _check_reset_mask(env: VectorEnv, seed: int, rollout: list[Call], atol: floa
     as_it_was = call._replace(observations=rollout[end - length].observations)
     check_rows(goes_on, call, as_it_was, others, atol)
     for number in range(1, length + 1):
-        anew, on = rollout[number], rollout[end - length + number]
-        call = step(env, f"{number} after it", mix(env, mask, anew.actions, on.actions))
-        check_rows(begins, call, anew, masked, atol)
-        check_rows(goes_on, call, on, others, atol)
+        fresh, continued = rollout[number], rollout[end - length + number]
+        call = step(env, f"{number} after it", mix(env, mask, fresh.actions, continued.actions))
+        check_rows(begins, call, fresh, masked, atol)
+        check_rows(goes_on, call, continued, others, atol)
     ended = call.ended & ~mask
     if ended.any() and end + 1 < len(rollout):
         call = reset(env, options={"reset_mask": call.ended})
@@ -273,7 +273,7 @@ def _check_reset_mask(env: VectorEnv, seed: int, rollout: list[Call], atol: floa
 def _longest_stretch(rollout: list[Call]) -> tuple[int, int]:
     """Where the longest part without resets ends, and half its length.
 
-    It is no longer than the first episode, so that a row begun anew needs no reset in it either.
+    It is no longer than the first episode, so that a row that was reset needs none in it.
     """
     resets = [index for index, call in enumerate(rollout) if call.actions is None]
     stretches = zip(resets, [*resets[1:], len(rollout)], strict=True)

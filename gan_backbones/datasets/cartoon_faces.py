@@ -58,7 +58,7 @@ class Style:
     patch are left out: they hide other attributes, and a label that cannot be seen is a wrong one.
 
     With a ``shade`` the colours of one variant vary from face to face, up to that share of the way
-    towards the colours beside it in the list. A generator that saw only a few flat colours has
+    towards the neighboring colors in the list. A generator that saw only a few flat colours has
     nothing between them: in its latent space white hair is a plateau without a slope to blond.
     """
 
@@ -276,7 +276,7 @@ def render_cartoon_faces(
 
 
 def image_file(root: Path, index: int) -> Path:
-    """Where image ``index`` lies; its attributes lie beside it as ``.csv``."""
+    """Return the path of image ``index``; its attributes are in a ``.csv`` of the same name."""
     return root / str(index // IMAGES_PER_FOLDER) / f"{index:06d}.png"
 
 

@@ -26,7 +26,7 @@ _ROW = re.compile(r'^\s*"?(?P<name>[^",]+)"?\s*,\s*(?P<index>-?\d+)\s*,\s*(?P<si
 class CartoonSet(ImageFiles):
     """Cartoon faces with attributes, from CartoonSet10k, CartoonSet100k or `render_cartoon_faces`.
 
-    Each image ``x.png`` has an ``x.csv`` beside it whose lines read
+    Each image ``x.png`` has a file ``x.csv`` in the same folder, with lines such as
     ``"attribute", index, number_of_variants``. Sub-folders are searched. A file ``schema.json`` in
     ``root`` gives the attributes, their order and their variants' names. Without it they come from
     the first CSV, and the variants are named ``"0"``, ``"1"``, ... Every CSV must agree.

@@ -18,9 +18,9 @@ VARIANTS = ("no", "yes")
 class CelebA(ImageFiles):
     """Photographs of celebrities' faces with 40 binary attributes (Liu et al. 2015).
 
-    Reads ``<root>/celeba/img_align_celeba/*.jpg`` and, beside that folder, ``list_attr_celeba.txt``
-    and ``list_eval_partition.txt``, as torchvision lays them out. Of the 178 x 218 pixels the
-    central square is taken. Each attribute (``Smiling``, ``Eyeglasses``, ...) has the variants
+    Reads ``<root>/celeba/img_align_celeba/*.jpg`` and, next to that folder,
+    ``list_attr_celeba.txt`` and ``list_eval_partition.txt``, as torchvision lays them out. Of the
+    178 x 218 pixels the central square is taken. Each attribute (``Smiling``, ``Eyeglasses``, ...) has the variants
     ``no`` and ``yes``.
 
     Args:
@@ -80,7 +80,7 @@ class CelebA(ImageFiles):
         files = [images / name for name in rows]
         labels = np.array(list(rows.values()))
         super().__init__(files, image_size, channels, schema, labels, attributes, damaged=damaged)
-        if split == "all" and partition is not None:
+        if split == "all" and partition:
             is_test = [partition[file.name] == PARTITIONS["test"] for file in self.files]
             self.test_rows = np.flatnonzero(is_test)
 

@@ -71,7 +71,7 @@ class AttributeTable(ImageFiles):
 
     The variants are what the column holds, sorted (numbers by value). Of more than ten, numbers are
     put into ranges, and text that is almost always another one is left out: see `read_column`. So
-    is a column with one value. A file ``schema.json`` beside the table, ``{"attribute":
+    is a column with one value. A file ``schema.json`` in the table's folder, ``{"attribute":
     ["variant", ...]}``, gives the variants and their order instead. Images that the table does not
     list are left out.
 

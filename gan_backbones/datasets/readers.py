@@ -36,8 +36,8 @@ def open_dataset(
         spec: ``"READER:FOLDER"``, where the reader is ``mnist``, ``fashion-mnist``, ``celeba``,
             ``emoji``, ``cartoon-set``, ``table`` or ``folder``; or a folder alone, whose layout is
             recognised: emoji-datasource (``emoji.json``), a table (``attributes.csv``), Cartoon Set
-            (a CSV beside an image, or ``schema.json``), otherwise plain images. After a ``?`` the
-            reader's options may follow, separated by semicolons:
+            (a CSV of the same name as an image, or ``schema.json``), otherwise plain images. After
+            a ``?`` the reader's options may follow, separated by semicolons:
             ``"emoji:DIR?category=Smileys & Emotion"``,
             ``"celeba:DIR?attributes=Smiling,Eyeglasses;split=train"``,
             ``"DIR?background=black;damaged=skip"``.
@@ -91,8 +91,8 @@ def recognise(folder: str | Path) -> str:
     if (root / TABLE).exists():
         return "table"
     tables, _ = find_images(root, (".csv",))
-    beside = any(file.with_suffix(".png").exists() for file in tables)
-    return "cartoon-set" if beside or (root / "schema.json").exists() else "folder"
+    has_csv = any(file.with_suffix(".png").exists() for file in tables)
+    return "cartoon-set" if has_csv or (root / "schema.json").exists() else "folder"
 
 
 def _read_query(query: str) -> dict[str, Any]:

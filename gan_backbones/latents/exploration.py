@@ -1,4 +1,4 @@
-"""Looking into a latent space: walks, sweeps, nearest images, and what a coordinate changes.
+"""Exploring a latent space: interpolation, sweeps, nearest images, effects of coordinates.
 
 All of it needs forward passes alone. Latents go in and come out as float32 ``[N, latent_dim]``.
 """
@@ -128,7 +128,7 @@ def nearest_neighbours(
     indices = torch.zeros((len(queries), 0), dtype=torch.int64)
     for first in range(0, len(pool), chunk):
         part = pool[first : first + chunk].double()
-        # By matrix product, which is fast; in float64, lest it be blunt for near copies.
+        # By matrix product, which is fast; in float64, to keep precision for near copies.
         squares = exact.square().sum(1, keepdim=True) + part.square().sum(1) - 2 * exact @ part.T
         numbers = torch.arange(first, first + len(part)).expand(len(queries), -1)
         best, order = torch.cat([best, squares], 1).sort(dim=1, stable=True)

@@ -14,7 +14,7 @@ def discriminator_confusion(
 ) -> dict[str, Any]:
     """How well logits tell held-out real images from generated ones; "real" is the positive class.
 
-    A good generator lowers these figures and a good discriminator raises them, so read them beside
+    A good generator lowers these figures and a good discriminator raises them, so compare them with
     a distance between the image sets.
 
     Args:

@@ -1,4 +1,4 @@
-"""Figures that show, while a GAN trains, that it is going wrong."""
+"""Figures that show problems while a GAN trains: saturation, overfitting, mode collapse."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def overfitting_score(
     """``r_v = (D(train) - D(validation)) / (D(train) - D(generated))`` (Karras et al. 2020, ADA).
 
     Of mean discriminator logits. Near 0 the discriminator takes held-out real images for what it
-    was trained on; at 1 it takes them for generated ones: it knows its images by heart.
+    was trained on; at 1 it takes them for generated ones: it has memorized its images.
 
     Args:
         train: logits ``[N]`` of real images it was trained on.
@@ -46,7 +46,7 @@ def overfitting_score(
 
     Returns:
         The score; NaN where the discriminator does not tell ``train`` from ``generated`` at all,
-        for then nothing has been learned by heart.
+        because nothing has been memorized then.
     """
     on_train, on_validation, on_generated = (
         logits.double().mean().item() for logits in (train, validation, generated)

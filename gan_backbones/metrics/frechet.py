@@ -66,7 +66,7 @@ def fd_classifier(real: torch.Tensor, generated: torch.Tensor, network: nn.Modul
 
     Args:
         real: images ``[N, C, H, W]``, float32 in [-1, 1] or uint8.
-        generated: images ``[M, C, H, W]``, likewise.
+        generated: images ``[M, C, H, W]``, of the same kind.
         network: as in :func:`classifier_features`.
 
     Raises:
@@ -82,7 +82,7 @@ def fd_vgg16(
 
     Args:
         real: images ``[N, C, H, W]``, float32 in [-1, 1] or uint8.
-        generated: images ``[M, C, H, W]``, likewise.
+        generated: images ``[M, C, H, W]``, of the same kind.
         weights: as in :func:`vgg16_features`.
 
     Raises:
@@ -101,7 +101,7 @@ def fid(real: torch.Tensor, generated: torch.Tensor, weights: str | Path | None 
     Args:
         real: images ``[N, C, H, W]``, float32 in [-1, 1] or uint8; compared after rounding to
             uint8, as files would be. Grey ones are made RGB.
-        generated: images ``[M, C, H, W]``, likewise.
+        generated: images ``[M, C, H, W]``, of the same kind.
         weights: as in :func:`inception_features`.
 
     Raises:

@@ -55,7 +55,7 @@ def lpips_distances(
         network: of :func:`load_lpips`.
         first: images ``[N, C, H, W]``, float32 in [-1, 1] or uint8; grey or RGB. The distance
             depends on their size: compare only images of equal size.
-        second: likewise, of the same shape.
+        second: images of the same shape.
         batch_size: pairs at once.
 
     Returns:
@@ -78,7 +78,7 @@ def lpips_diversity(
 ) -> float:
     """Mean LPIPS of random pairs of a set: how different its images look from one another.
 
-    Read it beside the same figure of the real images: noise looks diverse too.
+    Compare it with the same figure of real images: noise looks diverse too.
 
     Args:
         images: ``[N, C, H, W]``, float32 in [-1, 1] or uint8; grey or RGB; N at least 2.

@@ -75,7 +75,7 @@ class Judge(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a 1x1 shortcut, then 2x2 average pooling."""
+    """Two 3x3 convolutions plus a 1x1 shortcut, then 2x2 average pooling."""
 
     def __init__(self, width_in: int, width_out: int):
         super().__init__()

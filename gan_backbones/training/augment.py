@@ -1,6 +1,6 @@
 """Differentiable augmentation of what the discriminator sees (Zhao et al. 2020, DiffAugment).
 
-A discriminator that has few images learns them by heart. Augmenting the real images alone would
+A discriminator that has few images memorizes them. Augmenting the real images alone would
 teach the generator to make augmented ones; augmenting real *and* generated ones, in the steps of
 both networks, does not, as long as the generator's gradient can pass through. So::
 

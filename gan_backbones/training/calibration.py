@@ -38,16 +38,16 @@ def fit_platt(
     if spread == 0:
         spread = torch.ones_like(spread)
     parameters = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)
-    optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         scaled = parameters[0] * (logits - centre) / spread + parameters[1]
         value = F.binary_cross_entropy_with_logits(scaled, targets)
         value.backward()
         return value
 
-    optimiser.step(loss)
+    optimizer.step(loss)
     slope, intercept = parameters.tolist()
     scale = slope / spread.item()
     return scale, intercept - scale * centre.item()
@@ -58,7 +58,7 @@ def rescale(discriminator: nn.Module, scale: float, shift: float) -> None:
     """Fold ``scale * logit + shift`` into the discriminator's last layer.
 
     Raises:
-        ValueError: a spectrally normalised discriminator, whose weights are computed anew at each
+        ValueError: a spectrally normalized discriminator, whose weights are recomputed at each
             pass.
     """
     if bake(discriminator) is not discriminator:

@@ -25,17 +25,17 @@ ROWS, COLUMNS = 3, 10
 
 @dataclass(frozen=True)
 class CVAEConfig(TrainingConfig):
-    """What a run depends on, besides what every run does.
+    """Settings of a conditional VAE's training, besides those of every training.
 
     Attributes:
         latent_dim: length of the latent.
-        features: width of recognition and generation network.
+        features: width of encoder and decoder.
         discriminator_features: width of the discriminator.
-        learning_rate: of both Adam optimisers; decays to a tenth along a cosine.
+        learning_rate: step size of both Adam optimizers; decays to a tenth along a cosine.
         scale: standard deviation of a pixel given latent and label. The smaller it is, the sharper
             and more varied the images, and the fewer of them match their label.
         penalty: gamma of the discriminator's R1 and R2.
-        penalty_interval: apply it every so many iterations, that much stronger.
+        penalty_interval: number of iterations between penalties, which are stronger by as much.
 
     Raises:
         ValueError: a setting of the wrong type or out of range.
@@ -92,14 +92,14 @@ class CVAETrainer(Trainer):
         self.generator = self.vae.decoder
         networks = {"vae": self.vae, "discriminator": self.discriminator}
         super().__init__(config, images, networks, trained=tuple(networks))
-        self._add_optimiser("vae", config.learning_rate, (0.9, 0.999))
-        self._add_optimiser("discriminator", config.learning_rate, (0.0, 0.99))
+        self._add_optimizer("vae", config.learning_rate, (0.9, 0.999))
+        self._add_optimizer("discriminator", config.learning_rate, (0.0, 0.99))
         self._one_hot = torch.from_numpy(schema.encode_indices(labels.numpy()))
         self._shown = self._one_hot.unique(dim=0).flip(0)[:COLUMNS]
         self._columns = len(self._shown)
         self.vae.train()
 
-    def _step(self) -> dict[str, torch.Tensor]:
+    def train_step(self) -> dict[str, torch.Tensor]:
         """One update of the VAE, then one of the discriminator."""
         config = self.config
         rng = seeded(config.seed, self.iteration)

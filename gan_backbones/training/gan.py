@@ -52,37 +52,38 @@ DIVERSE = 0.1
 """Diversity below which samples are still alike because training has just begun."""
 
 OVERFITTED = 0.5
-"""Overfitting score from which the discriminator knows its images by heart."""
+"""Overfitting score from which the discriminator counts as having memorized its images."""
 
 Beta = Annotated[float, Range(least=0, below=1)]
 
 
 @dataclass(frozen=True)
 class GANConfig(TrainingConfig):
-    """What a GAN run depends on, besides what every run does.
+    """Settings of a GAN's training, besides those of every training.
 
     Attributes:
-        architecture: ``"dcgan"``, or ``"residual"``: the modern pair without normalisation.
-        upsampling: of the DCGAN generator: ``"transposed"`` or ``"upconv"``.
-        norm: of the DCGAN discriminator: ``"none"``, ``"batch"`` or ``"spectral"``.
+        architecture: ``"dcgan"``, or ``"residual"``: residual networks without normalization.
+        upsampling: upsampling of the DCGAN generator: ``"transposed"`` or ``"upconv"``.
+        norm: norm of the DCGAN discriminator: ``"none"``, ``"batch"`` or ``"spectral"``.
         latent_dim: length of the latent.
         generator_features: width of the generator.
         discriminator_features: width of the discriminator.
         objective: ``"bce"`` (non-saturating), ``"minimax"``, ``"least_squares"``, ``"hinge"``,
             ``"wgan"`` or ``"relativistic"``.
         real_target: label of real images: 1, or one-sidedly smoothed, 0.9.
-        flipped: share of the images that get the wrong label.
-        reward_punishment: play the semi-cooperative game (see
-            :mod:`gan_backbones.training.reward_punishment`) as ``"S1"``, ``"S2"`` or ``"S3"``; with
-            objective ``"bce"`` or ``"minimax"`` only.
-        discriminator_steps: discriminator updates per generator update, each on fresh images.
-        learning_rate: of both Adam optimisers; decays to a tenth along a cosine.
-        discriminator_learning_rate: of the discriminator's, if it differs.
-        betas: of both Adam optimisers.
-        penalty_kind: of the discriminator's gradient: ``"none"``, ``"wgan"``, ``"r1"``, ``"r2"`` or
-            ``"r1_r2"``.
-        penalty: its weight: gamma of R1 and R2 (which gamma / 2 multiplies), lambda of WGAN-GP.
-        penalty_interval: apply it every so many iterations, that much stronger.
+        flipped: share of the images with the wrong label.
+        reward_punishment: variant of the reward-and-punishment game: ``"S1"``, ``"S2"`` or
+            ``"S3"``; only with objective ``"bce"`` or ``"minimax"``.
+        discriminator_steps: number of discriminator updates per generator update, each on new
+            images.
+        learning_rate: step size of both Adam optimizers; decays to a tenth along a cosine.
+        discriminator_learning_rate: step size of the discriminator, if it differs.
+        betas: betas of both Adam optimizers.
+        penalty_kind: penalty on the discriminator's gradient: ``"none"``, ``"wgan"``, ``"r1"``,
+            ``"r2"`` or ``"r1_r2"``.
+        penalty: weight of the penalty: gamma of R1 and R2 (multiplied as gamma / 2), lambda of
+            WGAN-GP.
+        penalty_interval: number of iterations between penalties, which are stronger by as much.
         augment: policies of DiffAugment: ``"color"``, ``"translation"``, ``"cutout"``.
         ema_half_life: half-life of the averaged generator, in images; ramps up at the start. 0: no
             averaging.
@@ -207,7 +208,7 @@ class GANTrainer(Trainer):
         discriminator_rate = config.discriminator_learning_rate or config.learning_rate
         self._rates = {"generator": config.learning_rate, "discriminator": discriminator_rate}
         for name, rate in self._rates.items():
-            self._add_optimiser(name, rate, config.betas)
+            self._add_optimizer(name, rate, config.betas)
         self._objective = OBJECTIVES[config.objective]
         preset = config.reward_punishment
         self._game = None if preset is None else PRESETS[preset]
@@ -215,7 +216,7 @@ class GANTrainer(Trainer):
 
     # One iteration ------------------------------------------------------------------------------
 
-    def _step(self) -> dict[str, torch.Tensor]:
+    def train_step(self) -> dict[str, torch.Tensor]:
         """Some updates of the discriminator, then one of the generator.
 
         The last generated batch serves both: the generator has not changed in between.
@@ -382,10 +383,10 @@ class GANTrainer(Trainer):
     def _score_all(self, images: torch.Tensor) -> torch.Tensor:
         return batched(lambda batch: self.discriminator(to_float(batch.to(self.device))), images)
 
-    def _memory(self) -> dict[str, float]:
+    def _extra_state(self) -> dict[str, float]:
         return {"best_diversity": self._best_diversity}
 
-    def _recall(self, memory: dict[str, float]) -> None:
+    def _load_extra_state(self, memory: dict[str, float]) -> None:
         self._best_diversity = memory["best_diversity"]
 
 

@@ -37,9 +37,9 @@ def bce_discriminator(
     Args:
         real: logits ``[N]`` of real images.
         fake: logits ``[M]`` of generated ones.
-        real_targets: the probability of being real that real images shall get, one for all or
+        real_targets: target probability of being real for real images, one for all or
             ``[N]``; see :func:`label_targets`.
-        fake_targets: likewise for generated images.
+        fake_targets: the same for generated images.
     """
     return cross_entropy(real, real_targets) + cross_entropy(fake, fake_targets)
 

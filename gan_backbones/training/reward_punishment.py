@@ -2,11 +2,11 @@
 
 In a plain GAN a discriminator that is always right leaves the generator nothing to learn from. In
 this game it pays for being right in most epochs. Every few epochs it may recover: it studies real
-images alone, then is paid for being right on the others mixed with generated ones. The generator
-gets feedback beyond the verdict: how far the discriminator's feature maps of its images are from
-those of real ones (feature matching, Salimans et al. 2016).
+images alone, then is rewarded for being right on the others mixed with generated ones. The
+generator gets feedback beyond the logit: how far the discriminator's feature maps of its images
+are from those of real ones (feature matching, Salimans et al. 2016).
 
-Accuracy counts right answers and so has no gradient. What is paid for is :func:`soft_accuracy`
+Accuracy counts right answers and so has no gradient. The reward uses :func:`soft_accuracy`
 instead: how often one would be right who calls an image real with the probability that the
 discriminator gives it. For an image whose right answer has probability p, cross-entropy pulls the
 logit with force 1 - p; punishment makes that (1 - p)(1 - weight * p / 2), reward
@@ -89,7 +89,7 @@ class RewardPunishment:
             real: logits ``[N]`` of real images.
             fake: logits ``[M]`` of generated ones; not looked at under ``"study"``.
             real_targets: see :func:`gan_backbones.training.losses.bce_discriminator`.
-            fake_targets: likewise.
+            fake_targets: the same for generated images.
         """
         if phase == "study":
             return cross_entropy(real, real_targets)
@@ -146,7 +146,7 @@ def feature_distance(
 
     Args:
         real_maps: one ``[N, C, H, W]`` per layer; constants, no gradient flows into them.
-        fake_maps: likewise, ``[M, C, H, W]``.
+        fake_maps: those of generated images, ``[M, C, H, W]``.
     """
     distances = [
         F.l1_loss(fake.mean(dim=0), real.detach().mean(dim=0))

@@ -1,8 +1,8 @@
-"""What every trainer here does round its updates: resume, log, sample, check, save, stop.
+"""The loop of every trainer: resume, iterate, log, sample, check, save, stop.
 
-A trainer says what one iteration is; :class:`Trainer` runs it to the end. Iterations draw their
-batch and their noise from random generators seeded by (seed, number). So iteration i does the same
-whether the run was interrupted or not, on one process or several, and no random state is stored.
+A subclass of :class:`Trainer` defines one iteration. Each iteration draws its batch and its noise
+from random generators seeded by (seed, iteration). So it computes the same after an interrupt, and
+on one process or several, and no random state needs to be stored.
 """
 
 from __future__ import annotations
@@ -60,26 +60,25 @@ _building = threading.Lock()
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What every run depends on. Resuming under any other values is refused.
+    """Settings of every training. Resuming with other values is refused.
 
     Attributes:
-        data: a folder of images, or ``READER:FOLDER`` such as ``mnist:DIR``: see
-            :func:`gan_backbones.datasets.open_dataset`.
+        data: folder of images, or ``READER:FOLDER`` such as ``mnist:DIR``; see the README.
         out: folder for checkpoint, log and sample grids.
-        iterations: updates of each network.
-        batch_size: images per update, over all processes together.
+        iterations: number of updates of each network.
+        batch_size: number of images per update, over all processes.
         image_size: side of the images in pixels: 32, 64, 128.
-        channels: 3 for RGB, 1 for grey; by default as the data has it.
-        bf16: autocast to bfloat16 where the device computes in it; elsewhere it would be slower.
-        seed: of initial weights, data order and noise.
-        checkpoint_interval: iterations between checkpoints, each with checks and a sample grid.
-        sample_at: further iterations that get a sample grid.
+        channels: 3 for RGB, 1 for gray; by default those of the data.
+        bf16: autocast to bfloat16 if the device has fast bfloat16.
+        seed: random seed of initial weights, data order and noise.
+        checkpoint_interval: number of iterations between checkpoints, each with diagnostics and a
+            sample grid.
+        sample_at: further iterations with a sample grid.
         tensorboard: also log for TensorBoard.
-        classifier_updates: most updates of classifier and judge; they end before where accuracy on
-            images kept apart stops rising. A trainer on its own trains neither.
+        classifier_updates: maximum number of updates of classifier and judge; they stop earlier
+            when accuracy on validation images stops rising.
         split: shares of the images for training (generator, discriminator, classifier), for
-            training the judge, and held out for measuring (10,000 at most), drawn by the seed. A
-            trainer on its own trains on all images.
+            training the judge, and held out for measuring (at most 10,000), drawn by the seed.
 
     Raises:
         ValueError: a setting of the wrong type or out of range.
@@ -112,20 +111,19 @@ class TrainingConfig:
 
 
 class Trainer:
-    """Runs iterations to the end; the trainers of a GAN and of a VAE say what one is.
+    """Runs iterations to the end; subclasses for a GAN and a VAE define one iteration.
 
     Under ``accelerate launch`` each process takes its slice of every batch, and gradients are
     averaged before each update.
 
     Args:
         config: all settings.
-        images: what is trained on, uint8 ``[N, C, H, W]``.
-        networks: what a checkpoint holds, by name.
-        optimisers: likewise.
+        images: training images, uint8 ``[N, C, H, W]``.
+        networks: networks that a checkpoint holds, by name.
         trained: names of the networks that are updated.
 
     Attributes:
-        iteration: how many are done.
+        iteration: number of iterations done.
     """
 
     title = "training"
@@ -164,7 +162,7 @@ class Trainer:
                 for name, network in networks.items()
             }
         self._trained = tuple(trained)
-        self._optimisers: dict[str, torch.optim.Optimizer] = {}
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
         self._pending: list[tuple[int, dict[str, torch.Tensor]]] = []
         self._permutation: tuple[int, torch.Tensor] | None = None  # epoch and order of its images
         self._checksum: int | None = None  # of the images
@@ -173,26 +171,26 @@ class Trainer:
         self._bf16 = config.bf16 and computes_in_bf16(self.device)
         self.iteration = 0
 
-    # What a trainer says ------------------------------------------------------------------------
+    # What a subclass defines --------------------------------------------------------------------
 
-    def _step(self) -> dict[str, torch.Tensor]:
-        """One iteration; returns what to log, the losses (named ``loss_...``) first."""
+    def train_step(self) -> dict[str, torch.Tensor]:
+        """Do one iteration; return figures to log, the losses (named ``loss_...``) first."""
         raise NotImplementedError
 
     def _samples(self) -> torch.Tensor:
-        """Images in [-1, 1] of fixed latents, for the grid."""
+        """Return images in [-1, 1] of fixed latents, for the sample grid."""
         raise NotImplementedError
 
     def _checks(self, samples: torch.Tensor) -> tuple[dict[str, Any], list[str]]:
-        """Figures of the present state for the log, and warnings about them."""
+        """Return figures of the current state for the log, and warnings about them."""
         return {}, []
 
-    def _memory(self) -> dict[str, float]:
-        """What else a checkpoint must hold."""
+    def _extra_state(self) -> dict[str, float]:
+        """Return what else a checkpoint must hold."""
         return {}
 
-    def _recall(self, memory: dict[str, float]) -> None:
-        """Take back what :meth:`_memory` gave."""
+    def _load_extra_state(self, memory: dict[str, float]) -> None:
+        """Restore what :meth:`_extra_state` returned."""
 
     # Running ------------------------------------------------------------------------------------
 
@@ -231,7 +229,7 @@ class Trainer:
             if self.iteration == 0 and 0 in config.sample_at:
                 self._write_grid(self._samples())
             while self.iteration < config.iterations and not self._stop(interrupted):
-                self._pending.append((self.iteration, self._step()))
+                self._pending.append((self.iteration, self.train_step()))
                 self.iteration += 1
                 bar.update()
                 if self.iteration % LOG_INTERVAL == 0:
@@ -264,8 +262,8 @@ class Trainer:
                     "config": self.settings(),
                     "iteration": self.iteration,
                     "networks": {k: n.state_dict() for k, n in self._networks.items()},
-                    "optimisers": {k: o.state_dict() for k, o in self._optimisers.items()},
-                    "memory": self._memory(),
+                    "optimizers": {k: o.state_dict() for k, o in self._optimizers.items()},
+                    "memory": self._extra_state(),
                 },
                 buffer,
             )
@@ -308,8 +306,8 @@ class Trainer:
 
     # For the steps ------------------------------------------------------------------------------
 
-    def _add_optimiser(self, name: str, learning_rate: float, betas: tuple[float, float]) -> None:
-        self._optimisers[name] = torch.optim.Adam(
+    def _add_optimizer(self, name: str, learning_rate: float, betas: tuple[float, float]) -> None:
+        self._optimizers[name] = torch.optim.Adam(
             self._networks[name].parameters(),
             learning_rate,
             betas=betas,
@@ -319,14 +317,14 @@ class Trainer:
     def _set_learning_rate(self, name: str, highest: float) -> None:
         """Along a cosine from ``highest`` to a tenth of it."""
         scale = 0.55 + 0.45 * math.cos(math.pi * self.iteration / self.config.iterations)
-        self._optimisers[name].param_groups[0]["lr"] = highest * scale
+        self._optimizers[name].param_groups[0]["lr"] = highest * scale
 
     def _update(self, name: str, loss: torch.Tensor) -> None:
-        self._optimisers[name].zero_grad()
+        self._optimizers[name].zero_grad()
         loss.backward()
         if self.accelerator.num_processes > 1:
             self._average_over_processes(name)
-        self._optimisers[name].step()
+        self._optimizers[name].step()
 
     @torch.no_grad()
     def _average_over_processes(self, name: str) -> None:
@@ -558,9 +556,9 @@ class Trainer:
         self.iteration = checkpoint["iteration"]
         for name, network in self._networks.items():
             network.load_state_dict(checkpoint["networks"][name])
-        for name, optimiser in self._optimisers.items():
-            optimiser.load_state_dict(checkpoint["optimisers"][name])
-        self._recall(checkpoint["memory"])
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(checkpoint["optimizers"][name])
+        self._load_extra_state(checkpoint["memory"])
         return True
 
     def _stop(self, interrupted: threading.Event) -> bool:

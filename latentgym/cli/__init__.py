@@ -52,7 +52,7 @@ COMMANDS = {
     "train-backbone": Command(
         "train_backbone",
         "train_backbone",
-        "Train a generator, and what judges its images, on a folder of images; write a backbone.",
+        "Train a generator, discriminator, classifier and judge on a folder of images.",
     ),
     "explore": Command(
         "explore",

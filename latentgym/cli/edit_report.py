@@ -26,14 +26,14 @@ def report_edits(
     seconds: float,
     out: Path,
 ) -> list[str]:
-    """Test on held-out starts beside the yardsticks, draw, and write the figures.
+    """Test on held-out starts, compare with other methods, draw, and write the figures.
 
     Args:
         agent: any agent of `LatentEdit-v0`.
         history: its evaluations while it learned.
         run: its ``env_options``, ``seed``, ``timesteps`` and ``hyperparameters``.
-        seconds: that it learned.
-        out: folder of pictures and figures.
+        seconds: training time.
+        out: folder for pictures and figures.
 
     Returns:
         The files' names, besides ``learning_curve.png``.

@@ -36,9 +36,9 @@ def evaluate(
     Args:
         run: folder that `latentgym train` wrote.
         episodes: number of episodes.
-        seed: random seed of the environments; by default that of the run's own test.
-        env: another environment than it was trained in.
-        env_args: arguments of the environment, other than it was trained with.
+        seed: random seed of the environments; by default the run's own test seed.
+        env: environment to evaluate in; by default the one it was trained in.
+        env_args: arguments of the environment that differ from training.
         render: also show one episode in a window.
     """
     check_counts(episodes=episodes)

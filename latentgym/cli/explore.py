@@ -72,11 +72,11 @@ def explore(
     """Draw pictures of a generator's latent space: walks, sweeps, truncation, nearest images.
 
     Args:
-        backbone: name or path.
+        backbone: name or path of a backbone.
         data: the images it was trained on, to look for copies of them: a folder, or READER:FOLDER
             as for train-backbone.
-        rows: how many latents, pairs or coordinates each picture shows.
-        far: how far out single coordinates are taken, where the prior has no mass.
+        rows: number of latents, pairs or coordinates in each picture.
+        far: largest value of single coordinates, outside of the prior.
         label: for a conditional generator: the label of all pictures but the grid of labels; by
             default each attribute's first variant.
         seed: random seed of the latents.
@@ -140,14 +140,14 @@ def draw_interpolation(x: Exploration) -> list[Path]:
 
 
 def draw_constants(x: Exploration) -> list[Path]:
-    """The latents all zeros, all ones, all minus ones: alone, and beside random ones."""
+    """Draw the latents all zeros, all ones, all minus ones, and random ones to compare."""
     ones = torch.ones(1, x.backbone.latent_dim)
     named = {"zeros": 0 * ones, "ones": ones, "minus ones": -ones}
     count = min(5, len(x.latents))
     latents = torch.cat([*named.values(), x.latents[:count]])
     columns = [*named, *[f"random {i + 1}" for i in range(count)]]
     picture = x.out / "constants.png"
-    title = "constant latents, beside random ones"
+    title = "constant latents, and random ones to compare"
     save_rows(picture, _rows(x.backbone, [latents]), [""], columns, title)
     return [picture]
 
@@ -220,7 +220,7 @@ def draw_labels(x: Exploration) -> list[Path]:
 
 
 def draw_neighbours(x: Exploration) -> list[Path]:
-    """Samples beside the real images nearest to them: does the generator repeat its data?"""
+    """Draw samples and the real images nearest to them: does the generator copy its data?"""
     samples = generate(x.backbone, x.latents[::2])
     assert x.data is not None
     real = x.data.images(range(len(x.data)))

@@ -29,9 +29,9 @@ def play(
 
     Args:
         target: what the edited image should show.
-        backbone: name or path.
+        backbone: name or path of a backbone.
         directions: attributes, coordinates, pca or sefa; the tab key changes it.
-        delta: how far one move goes; + and - change it.
+        delta: length of a move; + and - change it.
         seed: random seed of the starts.
         out: folder for the edits that are saved.
     """

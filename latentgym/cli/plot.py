@@ -28,9 +28,9 @@ def plot(
 
     Args:
         runs: folders that `latentgym train` wrote.
-        metric: what to plot: return, length, is_success, ...
+        metric: quantity to plot: return, length, is_success, ...
         seed: random seed of the bootstrap.
-        out: the picture.
+        out: file of the picture.
     """
     if not runs:
         raise ValueError("runs is empty; expected folders that latentgym train wrote")

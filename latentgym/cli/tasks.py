@@ -21,13 +21,13 @@ DEFAULT_TARGET = ("hairColor=a55728",)
 
 Target = Annotated[
     tuple[str, ...],
-    tyro.conf.arg(metavar="ATTRIBUTE=VARIANT", help="what the edited image shall show"),
+    tyro.conf.arg(metavar="ATTRIBUTE=VARIANT", help="what the edited image should show"),
 ]
 Pairs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=JSON ...")]
 
 
 def seeds_of(seed: int) -> tuple[int, int]:
-    """Seeds of the environments that choose the best network, and of those of the test."""
+    """Return the seeds of the environments for model selection and for the test."""
     return SELECTION_SEED + 1000 * seed, TEST_SEED + 1000 * seed
 
 

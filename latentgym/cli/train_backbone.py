@@ -27,18 +27,18 @@ def train_backbone(
     features: int | None = None,
     scale: float = CVAEConfig.scale,
 ) -> None:
-    """Train a generator, and what judges its images, on a folder of images; write a backbone.
+    """Train a generator, discriminator, classifier and judge on a folder of images.
 
-    Images without attributes give generator and discriminator alone. At least ten images are
+    Without attributes, only generator and discriminator are trained. At least ten images are
     needed. After an interrupt, run the same command again to resume.
 
     Args:
-        config: how to train.
-        kind: a GAN, or a conditional VAE, which needs attributes. Of the settings of GANs a VAE
-            has only widths, latent length, learning rate and penalty.
+        config: settings of the training.
+        kind: gan, or cvae: a conditional VAE, which needs attributes. Of the GAN's settings it has
+            only widths, latent length, learning rate and penalty.
         name: name of the backbone and its file.
-        faces: first render that many cartoon faces into `data`; 0: use what is there.
-        features: width of both networks, instead of naming each.
+        faces: number of cartoon faces to render into `data` first; 0: use what is there.
+        features: width of both networks, instead of one option for each.
         scale: standard deviation of a pixel given latent and label, for `cvae`. Smaller: sharper
             and more varied images, of which fewer match their label.
     """

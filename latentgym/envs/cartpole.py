@@ -94,8 +94,8 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
     |---|---|---|
     | `sutton_barto_reward` | `False` | the original reward, see Rewards |
     | `reward` | `"classic"` | or `"shaped"`, see Rewards |
-    | `shaping_weight` | 10.0 | the potential of the upright pole in the centre |
-    | `gamma` | 0.99 | the discount of the agent that is to learn from the shaped reward |
+    | `shaping_weight` | 10.0 | potential of the upright pole in the center |
+    | `gamma` | 0.99 | discount factor of the agent that learns from the shaped reward |
     | `render_mode` | `None` | `"human"` or `"rgb_array"` |
 
     ## Version History
@@ -120,7 +120,7 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
         """Begin a new episode.
 
         Args:
-            seed: of the environment's own random generator.
+            seed: random seed of the environment.
             options: ``"low"`` and ``"high"``: bounds of the starting state's values.
 
         Raises:
@@ -217,8 +217,8 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
     actions, bit for bit: numpy computes an array's entries as it computes single numbers.
 
     Args:
-        num_envs: how many.
-        max_episode_steps: rows are truncated after so many steps; ``None`` or -1: never.
+        num_envs: number of rows.
+        max_episode_steps: number of steps after which rows are truncated; ``None`` or -1: never.
         render_mode: ``"rgb_array"``: :meth:`render` returns each row's picture.
         sutton_barto_reward: as for :class:`CartPoleEnv`.
         autoreset_mode: what happens to a row whose episode has ended (`AutoresetMode`, or its
@@ -446,7 +446,7 @@ class Episodes:
     Args:
         shape: ``()`` for one, ``(N,)`` for N.
         max_position: an episode ends where the cart's absolute position is above it.
-        max_angle: likewise for the pole's angle, in radians.
+        max_angle: the same for the pole's angle, in radians.
         reward: see :class:`CartPoleEnv`, also for the others.
         shaping_weight: must be finite, and 0 or more.
         gamma: between 0 and 1.
@@ -493,7 +493,7 @@ class Episodes:
         return self.weight * (1 - position / self.max_position) * (1 - angle / self.max_angle)
 
     def begin(self, state: np.ndarray, rows: np.ndarray | EllipsisType = ...) -> None:
-        """Start anew from ``state``, in all rows or in those of a bool mask."""
+        """Begin new episodes at ``state``, in all rows or in those of a bool mask."""
         for name in self.CHANGING:
             setattr(self, name, getattr(self, name).copy())
         self._potential[rows] = self.potential(state)[rows]
@@ -504,7 +504,7 @@ class Episodes:
     def add(
         self, state: np.ndarray, alive: float | np.ndarray, terminated: bool | np.ndarray
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Go on to ``state``.
+        """Add a step that led to ``state``.
 
         Args:
             state: after the step.

@@ -54,7 +54,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
 
     @property
     def backbone(self) -> Backbone:
-        """What is being steered."""
+        """The backbone that is edited."""
         return self.core.backbone
 
     @property
@@ -64,7 +64,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
 
     @property
     def evaluations(self) -> int:
-        """How many images were generated and scored so far."""
+        """Number of images generated and scored so far."""
         return self.core.evaluations
 
     @plain_mode()
@@ -74,7 +74,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
         """Begin a new edit.
 
         Args:
-            seed: of the environment's own random generator.
+            seed: random seed of the environment.
             options: ``"latent"``: start latent ``[latent_dim]`` within the bounds; ``"target"``:
                 dict of wanted variants.
 
@@ -87,7 +87,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
             if self._np_random is not None:
                 undo.remember([self._np_random])
             super().reset(seed=seed)
-            self._begun = False  # until this has gone well
+            self._begun = False  # until this succeeds
             self.core.reset(ALL_ROWS, [self.np_random], latent, target)
             self._begun, self._steps, self._return = True, 0, 0.0
             if self.render_mode == "human":
@@ -108,7 +108,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
         action = read_action(self.action_space, action)
         actions = torch.from_numpy(action[None]).to(core.device)
         with self._undo():
-            self._begun = False  # until this has gone well
+            self._begun = False  # until this succeeds
             # gym.make tells an environment nothing of its step limit: any step may be the last.
             components = core.step(ALL_ROWS, self.to_moves(actions), judge=True)
             self._begun = True
@@ -152,16 +152,16 @@ class EditEnv(Editing, PlainSpec, gym.Env):
 
     @plain_mode()
     def get_state(self) -> dict[str, Any]:
-        """All that an edit is: plain dicts, numbers and arrays, fit for pickling.
+        """Return the state of the edit: plain dicts, numbers and arrays, which can be pickled.
 
-        The step limit that ``gym.make`` applies counts in its own wrapper and is not part of it.
+        The step limit that ``gym.make`` applies is counted by its wrapper and not included.
         """
         self._check_begun("get_state")
         return self._state()
 
     @plain_mode()
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`get_state` of an environment with the same arguments gave.
+        """Continue from what :meth:`get_state` of an environment with the same arguments returned.
 
         Raises:
             ValueError: not such a state; nothing is changed then.
@@ -176,7 +176,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
 
     @plain_mode()
     def view(self) -> EditView:
-        """What a frame shows of the edit as it stands."""
+        """Return what a frame shows of the current edit."""
         return view_edit(self.core, 0, self._steps, self._return)
 
     def render(self) -> np.ndarray | None:

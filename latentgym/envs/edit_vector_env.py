@@ -46,13 +46,13 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
     ends.
 
     Args:
-        num_envs: how many.
-        max_episode_steps: rows are truncated after so many steps; ``None`` or -1: never.
+        num_envs: number of rows.
+        max_episode_steps: number of steps after which rows are truncated; ``None`` or -1: never.
         autoreset_mode: what happens to a row whose episode has ended (`AutoresetMode`, or its
             value as text).
         render_mode: ``"rgb_array"``: :meth:`render` returns each row's frame.
-        tensors: give and take torch tensors instead of numpy arrays. ``final_obs`` then is a
-            batch of all rows, of which ``_final_obs`` tells the ended ones.
+        tensors: take and return torch tensors instead of NumPy arrays. ``final_obs`` then is a
+            batch of all rows; ``_final_obs`` is the mask of those that ended.
         **task: as for `latentgym.task.EditTask`.
     """
 
@@ -92,7 +92,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
 
     @property
     def backbone(self) -> Backbone:
-        """What is being steered."""
+        """The backbone that is edited."""
         return self.core.backbone
 
     @plain_mode()
@@ -119,7 +119,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         mask = self._read_mask(options)
         with self._undo() as undo:
             self._seed_rows(seed, mask)
-            self._begun = False  # until this has gone well
+            self._begun = False  # until this succeeds
             self._begin(mask, undo, latents, target)
             self._begun = True
             rows = self._rows(mask)
@@ -140,7 +140,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         resetting = vector_utils.rows_to_reset(self.autoreset_mode, self._ended)
         actions = self._read_actions(actions)
         with self._undo() as undo:
-            self._begun = False  # until this has gone well
+            self._begun = False  # until this succeeds
             returned = self._step(actions, resetting, undo)
             self._begun = True
             return returned
@@ -153,7 +153,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         self._steps = self._steps + moving
         truncations = moving & (self._steps >= self._limit)
         terminations = np.zeros_like(truncations)
-        # Where all end by the step limit, the judge is asked along with the others.
+        # Where all end by the step limit, the judge runs together with the other networks.
         judge = bool((truncations == moving).all())
         rewards = torch.zeros(0, dtype=torch.float32, device=self.core.device)
         parts: dict[str, torch.Tensor] = {}
@@ -182,14 +182,14 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
 
     @plain_mode()
     def get_state(self) -> dict[str, Any]:
-        """All that the edits are: plain dicts, lists, numbers and arrays, fit for pickling."""
+        """Return the state of the edits: plain dicts, lists, numbers and arrays, to be pickled."""
         if not self._begun:
             raise gym.error.ResetNeeded("call reset before get_state")
         return self._state()
 
     @plain_mode()
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`get_state` of an environment with the same arguments gave.
+        """Continue from what :meth:`get_state` of an environment with the same arguments returned.
 
         Raises:
             ValueError: not such a state; nothing is changed then.

@@ -1,4 +1,4 @@
-"""`LatentEditGoal-v0`: edits towards goals, for agents that learn from what they missed."""
+"""`LatentEditGoal-v0`: edits towards goals, for agents with hindsight replay."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ class _GoalEditing(Editing):
     def compute_reward(
         self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any = None
     ) -> float | np.ndarray:
-        """The reward of having achieved one goal while another was desired.
+        """Return the reward for an achieved and a desired goal.
 
         Args:
             achieved_goal: float32 ``[V + 1]``, or a batch of them ``[N, V + 1]``.
             desired_goal: of the same shape.
-            info: not used; there for hindsight replay buffers.
+            info: ignored; hindsight replay buffers pass it.
 
         Returns:
             A float, or an array float32 ``[N]``.
@@ -129,14 +129,14 @@ class _GoalEditing(Editing):
     def compute_terminated(
         self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any = None
     ) -> bool | np.ndarray:
-        """Whether the edit ends there: where the goal is reached, with `terminate_on_success`."""
+        """Return whether the edit terminates: at the goal, with `terminate_on_success`."""
         reached = _on_arrays(goal_reached, achieved_goal, desired_goal)
         return reached & self.core.task.terminate_on_success
 
     def compute_truncated(
         self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any = None
     ) -> bool | np.ndarray:
-        """False: goals do not truncate an edit."""
+        """Return False: goals do not truncate an edit."""
         return _on_arrays(goal_reached, achieved_goal, desired_goal) & False
 
 
@@ -151,9 +151,9 @@ def _on_arrays(function: Any, achieved: np.ndarray, desired: np.ndarray) -> Any:
 class LatentEditGoalEnv(_GoalEditing, NudgeEnv):
     """## Description
 
-    `LatentEdit-v0` as a goal environment: the reward is a function of what was achieved and what
-    was desired alone, so that hindsight replay (Andrychowicz et al. 2017) can ask what an edit
-    that missed its goal would have been right for. The interface is Gymnasium-Robotics'.
+    `LatentEdit-v0` as a goal environment: the reward depends only on the achieved and the desired
+    goal, so hindsight replay (Andrychowicz et al. 2017) can relabel edits that missed their goal.
+    The interface is that of Gymnasium-Robotics.
 
     ## Action Space
 
@@ -170,8 +170,8 @@ class LatentEditGoalEnv(_GoalEditing, NudgeEnv):
     | `desired_goal` | V + 1 | one-hot of the wanted variants, and the start image's realism |
 
     The goal is reached where every variant that is desired with more than a half is achieved with
-    more than a half, and realism is not below the one desired. What was achieved at any time can be
-    desired: it then asks for all attributes at once.
+    more than a half, and realism is not below the one desired. Any achieved goal can become the
+    desired one; it then asks for all attributes at once.
 
     ## Rewards
 

@@ -49,8 +49,8 @@ class _PixelEditing(Editing):
 class LatentEditPixelsEnv(_PixelEditing, NudgeEnv):
     """## Description
 
-    `LatentEdit-v0` as a person would play it: the agent sees the picture and what is asked for,
-    neither the latent nor any score.
+    `LatentEdit-v0` as a person would play it: the agent sees the image and the target, but neither
+    the latent nor any score.
 
     ## Action Space
 

@@ -124,7 +124,7 @@ def view_edit(core: EditCore, row: int, step: int, episode_return: float) -> Edi
 
 
 def draw_frame(view: EditView) -> np.ndarray:
-    """Draw one frame: both images, the scores under them, the attributes seen beside them.
+    """Draw one frame: both images, the scores under them, the attributes to their right.
 
     Needs no display.
 
@@ -188,7 +188,7 @@ def tile(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 class Window:
     """A window that shows frames as they come, at most ``fps`` of them a second.
 
-    It opens with the first frame. Each has a window of its own beside those of other environments
+    It opens with the first frame. Each environment has its own window, independent of others'
     and of ``pygame.display``, and leaves them alone: pygame's display is never quit. Where others
     quit pygame, which takes all windows with it, it opens again with the next frame. Key events
     stay in pygame's queue for others to read.

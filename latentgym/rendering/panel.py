@@ -1,4 +1,4 @@
-"""The window of `latentgym play`: an edit's frame, the directions beside it, the keys below."""
+"""The window of `latentgym play`: an edit's frame, the directions to its right, the keys below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast DQN learns and replays, beside Stable-Baselines3's, in one run."""
+"""Benchmark of DQN's and its replay buffer's speed against Stable-Baselines3's, in one run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def benchmark_agent_speed(
     turns.
 
     Args:
-        seconds: how long each contender is timed, in turns with the others.
+        seconds: time to measure each contender, in turns with the others.
         seed: random seed of agents and environments.
         out: also write the figures to this JSON file, after each part.
     """

@@ -1,4 +1,4 @@
-"""How well agents learn: beside each other, and each of DQN's parts; over seeds, with intervals."""
+"""Benchmark of agents over seeds: greedy returns, steps until solved, training returns, speed."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def benchmark_agents(
 ) -> None:
     """Compare agents over seeds: greedy returns, steps until solved, training returns, speed.
 
-    Interrupted, the same command goes on.
+    After an interrupt, run the same command again to resume.
 
     Args:
-        env: environment they learn in.
-        agents: their kinds: dqn, reinforce, sb3-dqn, sb3-ppo, ...
-        seeds: how many runs of each.
-        seed: the first.
-        workers: processes, of one thread each, that work side by side.
-        timesteps: of each run; by default the agent's known-good number.
-        target: what the edited image shall show, in the environments that edit.
+        env: environment to learn in.
+        agents: kinds of agents: dqn, reinforce, sb3-dqn, sb3-ppo, ...
+        seeds: number of runs per agent.
+        seed: random seed of the first run.
+        workers: number of single-threaded parallel workers.
+        timesteps: number of steps per run; by default the agent's known-good number.
+        target: what the edited image should show, in the environments that edit.
         env_args: arguments of the environment.
-        out: the figures, as JSON, written after each run; a table in markdown beside it.
+        out: JSON file of the figures, written after each run; a markdown table goes next to it.
     """
     check_seed(seed)
     check_counts(seeds=seeds, workers=workers, timesteps=timesteps)

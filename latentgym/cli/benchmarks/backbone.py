@@ -23,9 +23,9 @@ def benchmark_backbone(
 
     Args:
         data: the images it was trained on; those that its model card names as held out are used.
-        backbone: name or path.
+        backbone: name or path of a backbone.
         out: also write the figures to this JSON file.
-        seed: of the generated images.
+        seed: random seed of the generated images.
     """
     check_seed(seed)
     if out is not None:

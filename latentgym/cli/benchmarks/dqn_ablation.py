@@ -27,7 +27,7 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-# Each part alone beside none and all of them.
+# None of the parts, each alone, and all.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     **{f"+ {name}": {**PLAIN, **part} for name, part in PARTS.items()},
@@ -48,18 +48,18 @@ def benchmark_dqn_ablation(
 ) -> None:
     """Compare DQN without and with each of its parts: learning curve and final performance.
 
-    Interrupted, the same command goes on.
+    After an interrupt, run the same command again to resume.
 
     Args:
-        env: environment they learn in.
-        seeds: how many runs of each.
-        seed: the first.
-        workers: processes, of one thread each, that work side by side.
-        timesteps: of each run; by default DQN's known-good number.
-        target: what the edited image shall show, in the environments that edit.
+        env: environment to learn in.
+        seeds: number of runs per variant.
+        seed: random seed of the first run.
+        workers: number of single-threaded parallel workers.
+        timesteps: number of steps per run; by default DQN's known-good number.
+        target: what the edited image should show, in the environments that edit.
         env_args: arguments of the environment.
-        hyperparameters: of all variants, instead of the known-good ones.
-        out: the figures, as JSON, written after each run; a table in markdown beside it.
+        hyperparameters: hyper-parameters of all variants, instead of the known-good ones.
+        out: JSON file of the figures, written after each run; a markdown table goes next to it.
     """
     check_seed(seed)
     check_counts(seeds=seeds, workers=workers, timesteps=timesteps)

@@ -37,7 +37,7 @@ from latentgym.cli.pictures import save_rows
 SHOWN = 12  # generated images of each variant in the picture
 
 REAL = "real images"
-"""The row that tells what would be perfect: images that were trained on, beside those held out."""
+"""The row with the best possible figures: training images compared with held-out images."""
 
 # DCGAN: transposed convolutions, cross-entropy with strict labels, the averaged generator.
 BASE: dict[str, Any] = {
@@ -102,19 +102,19 @@ def benchmark_gan_ablation(
     Args:
         data: labelled images: a folder or READER:FOLDER. A fifth of them, drawn by the seed, is
             compared with, and another fifth trains the judge; the GANs see neither.
-        variants: those to run.
+        variants: names of the variants to run.
         image_size: side of the images in pixels.
-        images: how many the GANs are trained on, at most.
-        iterations: updates of each network.
-        batch_size: images per update.
+        images: maximum number of training images of the GANs.
+        iterations: number of updates of each network.
+        batch_size: number of images per update.
         features: width of both networks.
         latent_dim: length of the latent.
-        learning_rate: of both networks.
-        seeds: how many runs of each variant.
-        seed: the first; the judge's too.
-        workers: processes, of one thread each, that work side by side.
-        out: the figures, as JSON, written after each run; a table in markdown beside it, and a
-            picture of generated images, one row a variant.
+        learning_rate: step size of both networks.
+        seeds: number of runs per variant.
+        seed: random seed of the first run and of the judge.
+        workers: number of single-threaded parallel workers.
+        out: JSON file of the figures, written after each run; a markdown table and a picture of
+            generated images, one row per variant, go next to it.
     """
     check_seed(seed)
     check_counts(images=images, seeds=seeds, workers=workers)
@@ -227,7 +227,7 @@ def _train(trainer: GANTrainer) -> tuple[list[float], float]:
     losses: list[float] = []
     began = time.process_time()
     while trainer.iteration < trainer.config.iterations and all(np.isfinite(losses[-1:])):
-        losses.append(trainer._step()["loss_discriminator"].item())
+        losses.append(trainer.train_step()["loss_discriminator"].item())
         trainer.iteration += 1
     return losses, time.process_time() - began
 

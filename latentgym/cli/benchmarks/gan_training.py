@@ -1,4 +1,4 @@
-"""How fast a GAN is trained: our trainer against a plain loop, in one run."""
+"""Benchmark of GAN training against a plain loop, in one run."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def benchmark_gan_training(
 
     Both train the same DCGAN (transposed convolutions, batch norm in both networks) on the same
     batches with cross-entropy: the plain one as tutorials do, step by step. The shipped recipe
-    (relativistic, R1 and R2, averaging) is timed beside them.
+    (relativistic, R1 and R2, averaging) is timed as well.
 
     Args:
         features: width of both networks.
         batch_size: images per update.
         image_size: side of the images.
-        seconds: how long each contender is timed, in turns with the others.
-        iterations: updates per turn.
+        seconds: time to measure each contender, in turns with the others.
+        iterations: number of updates per turn.
         threads: number of threads that torch uses.
         bf16: let our trainer use bfloat16 where the processor computes in it.
         seed: random seed of images, weights and noise.
@@ -122,7 +122,7 @@ def plain_loop(
 
 def _trainer_step(trainer: GANTrainer) -> Callable[[], None]:
     def iterate() -> None:
-        trainer._step()
+        trainer.train_step()
         trainer.iteration += 1
 
     return iterate

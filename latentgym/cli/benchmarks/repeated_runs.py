@@ -1,4 +1,4 @@
-"""Benchmarks of many runs: side by side, kept after each, going on where they stopped."""
+"""Benchmarks of many runs: in parallel, saved after each run, resumable."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def repeat_runs(
     """Run what ``out`` does not hold yet, writing after each; print and write the table.
 
     Args:
-        jobs: what to run.
-        run_job: does it, on one thread; with several workers in other processes, so it must be
-            picklable.
-        workers: how many runs at once.
-        out: figures as JSON; the table goes beside it, in markdown.
+        jobs: descriptions of the runs.
+        run_job: function that does one run, on one thread; it must be picklable for several
+            workers.
+        workers: number of runs at once.
+        out: JSON file of the figures; a markdown table goes next to it.
         title: the table's first column's heading.
         row: a row of the table.
         brief: a run in a word, for the bar.

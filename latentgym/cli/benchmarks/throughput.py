@@ -49,8 +49,8 @@ def benchmark_throughput(
     Takes about fifteen minutes; leave the machine alone meanwhile.
 
     Args:
-        backbone: name or path.
-        seconds: how long each contender is timed, in turns with the others.
+        backbone: name or path of a backbone.
+        seconds: time to measure each contender, in turns with the others.
         steps: of the search for growing memory.
         threads: number of threads that torch uses.
         seed: random seed of latents, actions and environments.
@@ -148,7 +148,7 @@ def compare_scores(backbone: Backbone, seed: int) -> Report:
 
 
 def compare_environments(backbone: str, count: int, seconds: float, seed: int) -> Report:
-    """Steps of the vector environment beside the bare forward passes it cannot do without."""
+    """Compare steps of the vector environment with the bare forward passes that they need."""
     env: Any = gym.make_vec(ENV, num_envs=count, backbone=backbone)
     env.reset(seed=seed)
     core, latents = env.core, _latents(env.backbone, count, seed)
@@ -169,7 +169,7 @@ def compare_environments(backbone: str, count: int, seconds: float, seed: int) -
 
 
 def compare_peers(backbone: str, threads: int, seconds: float, seed: int) -> Report:
-    """The vector environment beside Gymnasium's, made of as many single environments."""
+    """Compare the vector environment with Gymnasium's, made of as many single environments."""
     # The latent's own axes, which 64 workers need not find first.
     task: dict[str, Any] = {"backbone": backbone, "directions": "coordinates"}
     one = partial(_make_single, task)
@@ -210,7 +210,7 @@ def measure_memory(backbone: str, steps: int, seed: int) -> Report:
 
 
 def measure_device(backbone: str, seconds: float, seed: int) -> Report:
-    """Steps per second on the GPU with tensors that stay there, beside the bare forward passes."""
+    """Compare steps with tensors that stay on the GPU with the bare forward passes."""
     report: Report = {}
     for count in DEVICE_SIZES:
         env: Any = gym.make_vec(

@@ -1,4 +1,4 @@
-"""Timing contenders against each other in one run, since machines are noisy."""
+"""Timing of contenders against each other in one run, because machines are noisy."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def race(
 
     Args:
         contenders: functions by name; each is first called twice.
-        seconds: how long the rounds of each go on, about; there is at least one.
-        calls: how often each is called in a round.
+        seconds: approximate time of each contender's rounds; there is at least one round.
+        calls: number of calls per round.
         progress: title of a progress bar; None: no bar.
     """
     for call in contenders.values():

@@ -172,7 +172,7 @@ def no_training(monkeypatch):
     def step(trainer):
         raise AssertionError("trained")
 
-    monkeypatch.setattr(pipeline.GANTrainer, "_step", step)
+    monkeypatch.setattr(pipeline.GANTrainer, "train_step", step)
     monkeypatch.setattr(pipeline, "train_classifier", step)
 
 
@@ -458,7 +458,7 @@ def test_the_vae_resumes_bit_for_bit(tmp_path):
     vae(tmp_path / "whole", iterations=4).train()
     half = vae(tmp_path / "halves", iterations=4)
     for _ in range(2):
-        half._step()
+        half.train_step()
         half.iteration += 1
     half.save()
     vae(tmp_path / "halves", iterations=4).train()

@@ -25,16 +25,16 @@ def trained():
         torch.manual_seed(1)
         vae = ConditionalVAE(3, 2, 8, 1, SIDE)
     images, labels = bars(512, seed=0)
-    optimiser = torch.optim.Adam(vae.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(vae.parameters(), 3e-3)
     rng = torch.Generator().manual_seed(0)
     for _ in range(400):
         chosen = torch.randint(0, len(images), (64,), generator=rng)
         outputs, mean, log_variance = vae(images[chosen], labels[chosen], rng)
         reconstruction = gaussian_reconstruction(images[chosen], outputs, 0.3)
         loss = (reconstruction + gaussian_kl(mean, log_variance)).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return vae.eval().requires_grad_(False)
 
 

@@ -131,7 +131,7 @@ def test_same_seed_same_run(tmp_path, undisturbed, bf16):
     assert same(checkpoint(tmp_path / "same"), undisturbed[bf16])
     trainer(tmp_path / "other", bf16=bf16, seed=8).train()
     other = checkpoint(tmp_path / "other")
-    for part in ("generator", "discriminator", "ema", "optimisers"):
+    for part in ("generator", "discriminator", "ema", "optimizers"):
         assert not same(other[part], undisturbed[bf16][part])
 
 
@@ -359,8 +359,8 @@ def die_replacing(name):
 def die_between_updates(patch):
     step, calls = torch.optim.Adam.step, iter(range(10**6))
 
-    def patched(optimiser):
-        step(optimiser)
+    def patched(optimizer):
+        step(optimizer)
         if next(calls) == 6:
             die()
 
@@ -655,7 +655,7 @@ def test_the_average_follows_the_trained_generator(tmp_path):
     for iteration, keep in ((0, 0.5**20), (9, 0.5**2), (19, 0.5), (3000, 0.5)):
         gan.iteration = iteration
         before = {k: v.clone() for k, v in gan.generator.state_dict().items()}
-        gan._step()
+        gan.train_step()
         trained = gan._generator.state_dict()
         for key, value in gan.generator.state_dict().items():
             if value.is_floating_point():
@@ -667,9 +667,9 @@ def test_the_learning_rate_falls_to_a_tenth(tmp_path):
     gan = trainer(tmp_path, iterations=1000)
     for iteration, share in ((0, 1), (500, 0.55), (1000, 0.1)):
         gan.iteration = iteration
-        gan._step()
-        for optimiser in gan._optimisers.values():
-            assert optimiser.param_groups[0]["lr"] == pytest.approx(share * 3e-4)
+        gan.train_step()
+        for optimizer in gan._optimizers.values():
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(share * 3e-4)
 
 
 @pytest.mark.parametrize(("interval", "calls"), [(1, 6), (2, 3), (4, 2)])
@@ -713,13 +713,13 @@ def test_every_setting_trains_and_resumes(tmp_path, name):
     half = trainer(tmp_path / "halves", **changes)
     half.accelerator.wait_for_everyone()
     while half.iteration < changes["iterations"] // 2:
-        half._pending.append((half.iteration, half._step()))
+        half._pending.append((half.iteration, half.train_step()))
         half.iteration += 1
     half.save()
     trainer(tmp_path / "halves", **changes).train()
     whole, halves = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "halves")
     assert same(halves["networks"], whole["networks"])
-    assert same(halves["optimisers"], whole["optimisers"])
+    assert same(halves["optimizers"], whole["optimizers"])
     trainer(tmp_path / "plain", iterations=changes["iterations"]).train()
     plain = checkpoint(tmp_path / "plain")
     assert not same(plain["networks"], whole["networks"])
@@ -811,7 +811,7 @@ def test_the_objective_without_tricks_is_the_plain_loop(tmp_path):
     gan = trainer(tmp_path, objective="bce", penalty_kind="none", ema_half_life=0)
     generator, discriminator = copy.deepcopy((gan._generator, gan.discriminator))
     rows, rng = gan._rows(0), seeded(CONFIG.seed, 0)
-    gan._step()
+    gan.train_step()
     real, fake = gan._batch(rows), generator(torch.randn(4, 5, generator=rng))
     update_d = torch.optim.Adam(discriminator.parameters(), 3e-4, betas=(0.0, 0.99))
     update_g = torch.optim.Adam(generator.parameters(), 3e-4, betas=(0.0, 0.99))
@@ -835,11 +835,11 @@ def test_study_leaves_the_generator_alone(tmp_path):
     assert phases == ["punishment"] * 12 + ["study", "study", "reward"]
     gan.iteration = 12
     before = copy.deepcopy(gan._generator.state_dict())
-    assert "loss_generator" not in gan._step()
+    assert "loss_generator" not in gan.train_step()
     for name, parameter in gan._generator.named_parameters():
         assert torch.equal(parameter, before[name])
     gan.iteration = 14
-    assert "loss_generator" in gan._step()
+    assert "loss_generator" in gan.train_step()
 
 
 # Warnings -----------------------------------------------------------------------------------------
@@ -904,7 +904,7 @@ def test_two_processes_do_what_one_does(tmp_path):
     """Together they see each image once an epoch; averaged gradients are the joined batch's."""
     trainer(tmp_path / "one", **SEVERAL).train()
     first = trainer(tmp_path, **SEVERAL)
-    first._step()
+    first.train_step()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -922,7 +922,7 @@ def test_two_processes_do_what_one_does(tmp_path):
         assert gan.accelerator.num_processes == 2
         rows = [gan._rows(number).tolist() for number in range(3)]
         (two / f"rows{rank}.json").write_text(json.dumps(rows))
-        gan._step()
+        gan.train_step()
         torch.save([p.grad for p in gan._generator.parameters()], two / f"gradients{rank}.pt")
         trainer(two, **SEVERAL).train()
         (two / f"done{rank}").touch()
@@ -960,9 +960,9 @@ def test_gradients_are_those_of_the_joined_batch(tmp_path):
     gradients = []
     for rows in (slice(0, 4), slice(0, 2), slice(2, 4)):
         gan._slice = rows
-        gan._optimisers["discriminator"].step = lambda: None
-        gan._optimisers["generator"].step = lambda: None
-        gan._step()
+        gan._optimizers["discriminator"].step = lambda: None
+        gan._optimizers["generator"].step = lambda: None
+        gan.train_step()
         gradients.append([p.grad.clone() for p in gan._generator.parameters()])
     for whole, first, second in zip(*gradients, strict=True):
         assert torch.allclose((first + second) / 2, whole, atol=1e-6)

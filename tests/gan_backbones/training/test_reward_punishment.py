@@ -135,13 +135,13 @@ def test_feedback_alone_moves_generated_images_to_the_real_ones():
         discriminator = Discriminator(4, 1, 16).requires_grad_(False)
     real = 0.5 + 0.1 * draw(16, 1, 16, 16, dtype=torch.float32)
     images = (0.1 * draw(16, 1, 16, 16, seed=1, dtype=torch.float32) - 0.5).requires_grad_()
-    optimiser = torch.optim.Adam([images], 0.02)
+    optimizer = torch.optim.Adam([images], 0.02)
     real_maps, distances = discriminator.feature_maps(real), []
     for _ in range(100):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = GAME.feedback_term(real_maps, discriminator.feature_maps(images))
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         distances.append(loss.item())
     assert distances[-1] < 0.2 * distances[0]
 

@@ -94,7 +94,7 @@ def test_divergence_is_recorded_and_shown(digits, tmp_path, monkeypatch):
     steps = iter([1.0, 2.0, float("nan"), 3.0])
     monkeypatch.setattr(
         gan_ablation.GANTrainer,
-        "_step",
+        "train_step",
         lambda self: {"loss_discriminator": torch.tensor(next(steps))},
     )
     config = {**BASE, "iterations": 4, "batch_size": 8, "latent_dim": 4}
