@@ -20,8 +20,8 @@ class CelebA(ImageFiles):
 
     Reads ``<root>/celeba/img_align_celeba/*.jpg`` and, next to that folder,
     ``list_attr_celeba.txt`` and ``list_eval_partition.txt``, as torchvision lays them out. Of the
-    178 x 218 pixels the central square is taken. Each attribute (``Smiling``, ``Eyeglasses``, ...) has the variants
-    ``no`` and ``yes``.
+    178 x 218 pixels the central square is taken. Each attribute (``Smiling``, ``Eyeglasses``,
+    ...) has the variants ``no`` and ``yes``.
 
     Args:
         root: the folder that contains ``celeba``.

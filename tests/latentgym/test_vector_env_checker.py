@@ -533,13 +533,18 @@ class MaskedResetMovesTheNextStart(Walks):
         self.positions[mask & self.moved] += 0.01
 
 
-@defect("DISABLED: reset must begin the rows of reset_mask anew: reset.*: observation", DISABLED)
+@defect(
+    "DISABLED: reset must begin new episodes in the rows of reset_mask: reset.*: observation",
+    DISABLED,
+)
 class MaskInverted(Walks):
     def begin(self, mask):
         super().begin(~mask if mask.any() and not mask.all() else mask)
 
 
-@defect("DISABLED: reset must begin the rows of reset_mask anew: step .* reward is", DISABLED)
+@defect(
+    "DISABLED: reset must begin new episodes in the rows of reset_mask: step .* reward is", DISABLED
+)
 class MaskedResetKeepsTheNoise(Walks):
     def begin(self, mask):
         rngs = [seeding.np_random(7)[0] for _ in self.rngs] if not mask.all() else self.rngs
