@@ -1,4 +1,4 @@
-"""Steering a frozen image generator as a reinforcement-learning task.
+"""Control of a frozen image generator as a reinforcement-learning task.
 
 Importing this package registers its environments with Gymnasium.
 """
@@ -17,33 +17,26 @@ if TYPE_CHECKING:
 __all__ = ["check_vector_env", "envs", "register_all", "wrappers"]
 
 _ENVIRONMENTS = {
-    "LatentEdit-v0": ("latent_edit:LatentEdit", dict(max_episode_steps=40)),
-    "LatentEditContinuous-v0": (
-        "latent_edit_continuous:LatentEditContinuous",
-        dict(max_episode_steps=20),
-    ),
-    "LatentEditGoal-v0": ("latent_edit_goal:LatentEditGoal", dict(max_episode_steps=40)),
-    "LatentEditPixels-v0": ("latent_edit_pixels:LatentEditPixels", dict(max_episode_steps=40)),
-    "latentgym/CartPole-v1": (
-        "cartpole:CartPole",
-        dict(max_episode_steps=500, reward_threshold=475),
-    ),
-    "latentgym/CartPolePixels-v1": (
-        "cartpole_pixels:CartPolePixels",
-        dict(max_episode_steps=500, reward_threshold=475),
-    ),
+    "LatentEdit-v0": ("latent_edit:LatentEdit", 40, None),
+    "LatentEditContinuous-v0": ("latent_edit_continuous:LatentEditContinuous", 20, None),
+    "LatentEditGoal-v0": ("latent_edit_goal:LatentEditGoal", 40, None),
+    "LatentEditPixels-v0": ("latent_edit_pixels:LatentEditPixels", 40, None),
+    "latentgym/CartPole-v1": ("cartpole:CartPole", 500, 475),
+    "latentgym/CartPolePixels-v1": ("cartpole_pixels:CartPolePixels", 500, 475),
 }
+"""Module and class, without ``Env`` or ``VectorEnv``; step limit; reward threshold."""
 
 
 def register_all() -> None:
     """Register every environment that is not registered yet."""
-    for env_id, (place, options) in _ENVIRONMENTS.items():
+    for env_id, (class_path, max_episode_steps, reward_threshold) in _ENVIRONMENTS.items():
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,
-                entry_point=f"latentgym.envs.{place}Env",
-                vector_entry_point=f"latentgym.envs.{place}VectorEnv",
-                **options,
+                entry_point=f"latentgym.envs.{class_path}Env",
+                vector_entry_point=f"latentgym.envs.{class_path}VectorEnv",
+                max_episode_steps=max_episode_steps,
+                reward_threshold=reward_threshold,
             )
 
 

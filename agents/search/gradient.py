@@ -10,7 +10,7 @@ import torch
 from agents.evaluation import EvaluationResult
 from gan_backbones.utils.devices import plain_mode
 from gan_backbones.utils.progress import ProgressBar
-from latentgym.core import EVERY
+from latentgym.core import ALL_ROWS
 from latentgym.envs import LatentEditVectorEnv
 
 
@@ -43,8 +43,8 @@ def adam_ascent(
     # Short memories: the slope seen some steps ago says little about the next of so few.
     optimiser = torch.optim.Adam([latents], learning_rate, betas=(0.5, 0.9))
     for _ in ProgressBar(range(steps), desc="gradient reference", disable=not progress_bar):
-        assessment = core.assess(latents, EVERY)
-        loss = -core.potential(assessment, EVERY).sum()
+        assessment = core.assess(latents, ALL_ROWS)
+        loss = -core.potential(assessment, ALL_ROWS).sum()
         optimiser.zero_grad()
         loss.backward()
         before = latents.detach().clone()
@@ -52,14 +52,14 @@ def adam_ascent(
         with torch.no_grad():
             latents.copy_(core.bounded(latents))
             if core.task.terminate_on_success:
-                arrived = core.reached(assessment, EVERY)
+                arrived = core.check_goal(assessment, ALL_ROWS)
                 latents[arrived] = before[arrived]
-    rewards = core.move(EVERY, latents.detach() - core.latents, judge=True)
+    rewards = core.step(ALL_ROWS, latents.detach() - core.latents, judge=True)
     values = {
         "return": rewards.sum(dim=0),
         "length": torch.full((env.num_envs,), steps),
-        **core.verdict(EVERY, judged=True),
-        **{f"scores/{name}": value for name, value in core.scores(EVERY).items()},
+        **core.judge_metrics(ALL_ROWS, judged=True),
+        **{f"scores/{name}": value for name, value in core.scores(ALL_ROWS).items()},
     }
     return EvaluationResult({k: v.double().cpu().numpy() for k, v in values.items()})
 
@@ -79,7 +79,7 @@ class MyopicGradientPolicy:
         """One action per row of the environment."""
         core = self._core
         latents = core.latents.clone().requires_grad_(True)
-        core.potential(core.assess(latents, EVERY), EVERY).sum().backward()
+        core.potential(core.assess(latents, ALL_ROWS), ALL_ROWS).sum().backward()
         slopes = latents.grad @ core.directions.T
         best = slopes.abs().argmax(dim=1, keepdim=True)
         downwards = slopes.gather(1, best) < 0

@@ -1,9 +1,9 @@
-"""One edit at a time: what all single editing environments share."""
+"""The single editing environment: one edit at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,40 +11,42 @@ import torch
 
 from gan_backbones import AttributeSchema, Backbone
 from gan_backbones.utils.devices import plain_mode
-from latentgym.core import CHANGING, COMPONENTS, EVERY, EditCore
+from latentgym.core import ALL_ROWS, CHANGING, COMPONENTS, EditCore
+from latentgym.envs.edit_rules import EditRules
 from latentgym.envs.interrupts import Undo
 from latentgym.envs.options import (
     PlainSpec,
     check_render_mode,
     check_state,
-    generator,
+    random_generator,
     read_action,
     read_latents,
     read_options,
 )
-from latentgym.interfaces import DISCRETE, Interface, nudge_keys
 from latentgym.rendering.frame import EditView, Window, draw_frame, view_edit
 from latentgym.task import EditTask
 
 
-class EditEnv(PlainSpec, gym.Env):
-    """A core of one row behind an interface; each editing environment states which.
+class EditEnv(PlainSpec, EditRules, gym.Env):
+    """One edit: a core of one row. Subclasses add the rules, see `EditRules`.
 
     Args:
         render_mode: ``"human"`` or ``"rgb_array"``.
-        **task: as for `latentgym.task.EditTask`.
+        **task: settings of `latentgym.task.EditTask`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
-    interface: Interface = DISCRETE
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["human", "rgb_array"],
+        "render_fps": 10,
+    }
 
     @plain_mode()
     def __init__(self, render_mode: str | None = None, **task: Any):
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
-        self.core = EditCore(EditTask(**task), 1, self.interface.keep_pictures)
-        self.observation_space = self.interface.observation_space(self.core)
-        self.action_space = self.interface.action_space(self.core)
+        self.core = EditCore(EditTask(**task), 1, self.observes_pictures)
+        self.observation_space = self.make_observation_space()
+        self.action_space = self.make_action_space()
         self._begun = False
         self._steps = 0
         self._return = 0.0
@@ -52,7 +54,7 @@ class EditEnv(PlainSpec, gym.Env):
 
     @property
     def backbone(self) -> Backbone:
-        """What is being steered."""
+        """The backbone whose latents are edited."""
         return self.core.backbone
 
     @property
@@ -62,7 +64,7 @@ class EditEnv(PlainSpec, gym.Env):
 
     @property
     def evaluations(self) -> int:
-        """How many images were generated and scored so far."""
+        """Number of images generated and scored so far."""
         return self.core.evaluations
 
     @plain_mode()
@@ -72,25 +74,25 @@ class EditEnv(PlainSpec, gym.Env):
         """Begin a new edit.
 
         Args:
-            seed: of the environment's own random generator.
+            seed: random seed of the environment's own generator.
             options: ``"latent"``: start latent ``[latent_dim]`` within the bounds; ``"target"``:
                 dict of wanted variants.
 
         Raises:
             ValueError: an option of the wrong shape, out of bounds, or with unknown names.
-            gymnasium.error.Error: a seed that is negative or no integer.
+            gymnasium.error.Error: a seed that is negative or not an integer.
         """
-        latent, target = read_options(self.core, options, 1)
+        latent, target = read_options(self.core, options)
         with self._undo() as undo:
             if self._np_random is not None:
                 undo.remember([self._np_random])
             super().reset(seed=seed)
-            self._begun = False  # until this has gone well
-            self.core.begin(EVERY, [self.np_random], latent, target)
+            self._begun = False  # until the reset has succeeded
+            self.core.reset(ALL_ROWS, [self.np_random], latent, target)
             self._begun, self._steps, self._return = True, 0, 0.0
             if self.render_mode == "human":
                 self._show()
-            return self._observation(), _first(self.core.info(EVERY))
+            return self._observation(), _first_row(self.core.info(ALL_ROWS))
 
     @plain_mode()
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -98,33 +100,34 @@ class EditEnv(PlainSpec, gym.Env):
 
         Raises:
             ValueError: an action outside the action space.
-            gymnasium.error.ResetNeeded: no edit was begun, or the last step failed.
+            gymnasium.error.ResetNeeded: no edit has begun, or the last step failed.
             FloatingPointError: a network returned a value that is not finite.
         """
         self._check_begun("step")
-        core, interface = self.core, self.interface
+        core = self.core
         action = read_action(self.action_space, action)
         actions = torch.from_numpy(action[None]).to(core.device)
         with self._undo():
-            self._begun = False  # until this has gone well
-            # gym.make tells an environment nothing of its step limit: any step may be the last.
-            components = core.move(EVERY, interface.moves(core, actions), judge=True)
+            self._begun = False  # until the step has succeeded
+            # The environment does not know the step limit of gym.make: any step may be the last.
+            components = core.step(ALL_ROWS, self.latent_moves(actions), judge=True)
             self._begun = True
-            reward, parts = interface.rewards(core, EVERY, components)
-            reward = float(reward)
+            rewards, parts = self.reward(ALL_ROWS, components)
+            reward = float(rewards)
             self._steps += 1
             self._return += reward
-            terminated = core.task.terminate_on_success and bool(interface.reached(core, EVERY))
-            info = core.info(EVERY) | {"rewards": parts} | core.verdict(EVERY, judged=True)
+            terminated = core.task.terminate_on_success and bool(self.should_terminate(ALL_ROWS))
+            info = core.info(ALL_ROWS) | {"rewards": parts}
+            info |= core.judge_metrics(ALL_ROWS, judged=True)
             if self.render_mode == "human":
                 self._show()
-            return self._observation(), reward, terminated, False, _first(info)
+            return self._observation(), reward, terminated, False, _first_row(info)
 
     @plain_mode()
     def score(self, latents: np.ndarray) -> dict[str, np.ndarray]:
-        """Score images of ``latents`` as if each were this edit's current one.
+        """Score ``latents`` as if each were this edit's current one.
 
-        For search methods: counts towards ``evaluations``, does not move the edit.
+        Meant for search methods. It counts towards ``evaluations`` and does not move the edit.
 
         Args:
             latents: float ``[N, latent_dim]``.
@@ -134,36 +137,36 @@ class EditEnv(PlainSpec, gym.Env):
             ``attributes``, ``keep``, ``identity`` and ``success``.
 
         Raises:
-            ValueError: latents of another shape, or not finite numbers.
+            ValueError: latents of another shape, or values that are not finite.
         """
         self._check_begun("score")
-        latents = torch.from_numpy(read_latents(latents, self.backbone.latent_dim))
-        latents = latents.to(self.core.device)
-        rows = torch.zeros(len(latents), dtype=torch.int64, device=self.core.device)
+        core = self.core
+        points = torch.from_numpy(read_latents(latents, core.backbone.latent_dim)).to(core.device)
+        rows = torch.zeros(len(points), dtype=torch.int64, device=core.device)
         with self._undo(), torch.no_grad():
-            parts = self.core.potential(self.core.assess(latents, rows), rows)
-        named = dict(zip(COMPONENTS, parts.unbind(), strict=True))
-        scores = {"potential": parts.sum(dim=0), **named}
+            components = core.potential(core.assess(points, rows), rows)
+        scores = {"potential": components.sum(dim=0)}
+        scores |= dict(zip(COMPONENTS, components.unbind(), strict=True))
         return {name: value.cpu().numpy().copy() for name, value in scores.items()}
 
     @plain_mode()
     def get_state(self) -> dict[str, Any]:
-        """All that an edit is: plain dicts, numbers and arrays, fit for pickling.
+        """Return the whole edit as plain dicts, numbers and arrays, which can be pickled.
 
-        The step limit that ``gym.make`` applies counts in its own wrapper and is not part of it.
+        The step limit of ``gym.make`` is counted by a wrapper and is not part of it.
         """
         self._check_begun("get_state")
         return self._state()
 
     @plain_mode()
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`get_state` of an environment with the same arguments gave.
+        """Continue from what :meth:`get_state` of an environment with the same arguments returned.
 
         Raises:
-            ValueError: not such a state; nothing is changed then.
+            ValueError: not such a state; the environment then stays as it was.
         """
         check_state(state, self._state())
-        rng = generator(state["random"])
+        rng = random_generator(state["random"])
         with self._undo():
             self.core.set_state(state["core"])
             self.np_random = rng
@@ -172,11 +175,11 @@ class EditEnv(PlainSpec, gym.Env):
 
     @plain_mode()
     def view(self) -> EditView:
-        """What a frame shows of the edit as it stands."""
+        """Return what a frame shows of the edit now."""
         return view_edit(self.core, 0, self._steps, self._return)
 
     def render(self) -> np.ndarray | None:
-        """A frame uint8 ``[H, W, 3]`` if ``render_mode`` is ``"rgb_array"``."""
+        """Return a frame uint8 ``[H, W, 3]`` if ``render_mode`` is ``"rgb_array"``."""
         if self.render_mode == "rgb_array":
             return draw_frame(self.view())
         if self.render_mode == "human":
@@ -184,7 +187,7 @@ class EditEnv(PlainSpec, gym.Env):
         return None
 
     def close(self) -> None:
-        """Close the window, if there is one."""
+        """Close the window, if one is open."""
         if self._window is not None:
             self._window.close()
             self._window = None
@@ -198,7 +201,7 @@ class EditEnv(PlainSpec, gym.Env):
         }
 
     def _undo(self) -> Undo:
-        """Return what undoes an interrupted block."""
+        """Return a context that undoes an interrupted block."""
         own = ("_begun", "_steps", "_return", "_np_random", "_np_random_seed")
         return Undo((self, own), (self.core, CHANGING))
 
@@ -207,7 +210,7 @@ class EditEnv(PlainSpec, gym.Env):
             raise gym.error.ResetNeeded(f"call reset before {method}")
 
     def _observation(self) -> Any:
-        observation = self.interface.observe(self.core, EVERY)
+        observation = self.observe(ALL_ROWS)
         if isinstance(observation, dict):
             return {key: value[0].cpu().numpy() for key, value in observation.items()}
         return observation[0].cpu().numpy()
@@ -219,20 +222,12 @@ class EditEnv(PlainSpec, gym.Env):
         self._window.show(draw_frame(self.view()))
 
 
-class NudgeEnv(EditEnv):
-    """An editing environment whose discrete nudges a keyboard can give."""
-
-    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
-        """Keys to actions, for ``gymnasium.utils.play.play``."""
-        return nudge_keys(self.core)
-
-
-def _first(info: dict[str, Any]) -> dict[str, Any]:
-    """Row 0 of batched infos as plain Python numbers and numpy arrays."""
-    first = {}
+def _first_row(info: dict[str, Any]) -> dict[str, Any]:
+    """Return row 0 of batched infos as Python numbers and numpy arrays."""
+    first: dict[str, Any] = {}
     for key, value in info.items():
         if isinstance(value, dict):
-            first[key] = _first(value)
+            first[key] = _first_row(value)
         else:
             first[key] = value[0].cpu().numpy().copy() if value.ndim > 1 else value[0].item()
     return first

@@ -2,17 +2,105 @@
 
 from __future__ import annotations
 
-from latentgym.envs.edit_env import NudgeEnv
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from latentgym.core import COMPONENTS, Rows
+from latentgym.envs.edit_env import EditEnv
+from latentgym.envs.edit_rules import EditRules, Observation
 from latentgym.envs.edit_vector_env import EditVectorEnv
-from latentgym.interfaces import DISCRETE
+from latentgym.scores import LOG_FLOOR
+
+NUDGE_KEYS = "qawsedrftgyhujikol1z2x3c4v5b6n7m"
+"""One key per action: the key that raises a direction is above the key that lowers it."""
 
 
-class LatentEditEnv(NudgeEnv):
+class LatentEditRules(EditRules):
+    """Nudges along one direction per step; a flat observation; rewards for improving."""
+
+    def make_action_space(self) -> spaces.Space:
+        """Return `Discrete(2 * K)`: up and down along each direction."""
+        return spaces.Discrete(2 * len(self.core.directions))
+
+    def latent_moves(self, actions: torch.Tensor) -> torch.Tensor:
+        """Return the nudges float32 ``[N, latent_dim]`` of actions int64 ``[N]``."""
+        return self.core.nudges[actions]
+
+    def make_observation_space(self) -> spaces.Space:
+        """Return the box of the task's observation parts."""
+        return self.flat_space(self.core.task.observation)
+
+    def observe(self, rows: Rows) -> Observation:
+        """Return the task's observation parts side by side, float32 ``[N, D]``."""
+        return self.flat_observation(rows, self.core.task.observation)
+
+    def reward(
+        self, rows: Rows, components: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the sum of the components, each the weighted improvement of one score."""
+        return components.sum(dim=0), dict(zip(COMPONENTS, components.unbind(), strict=True))
+
+    def should_terminate(self, rows: Rows) -> torch.Tensor:
+        """Return where the goal is reached; see `latentgym.core.EditCore.check_goal`."""
+        return self.core.goal_reached[rows]
+
+    def flat_space(self, parts: Sequence[str]) -> spaces.Box:
+        """Return the box of some observation parts side by side."""
+        core = self.core
+        latent_dim, size = core.backbone.latent_dim, core.schema.size
+        bound = core.task.latent_bound
+        if isinstance(bound, str):  # "sphere"
+            bound = math.sqrt(latent_dim)
+        bounds = {
+            "latent": (latent_dim, -bound, bound),
+            "target": (size, 0.0, 1.0),
+            "start": (size, 0.0, 1.0),
+            "attributes": (size, LOG_FLOOR, 0.0),
+            "realism": (2, 0.0, 1.0),
+        }
+        chosen = [bounds[part] for part in parts]
+        low = [np.full(length, low, np.float32) for length, low, _ in chosen]
+        high = [np.full(length, high, np.float32) for length, _, high in chosen]
+        return spaces.Box(np.concatenate(low), np.concatenate(high), dtype=np.float32)
+
+    def flat_observation(self, rows: Rows, parts: Sequence[str]) -> torch.Tensor:
+        """Return some observation parts side by side, float32 ``[N, D]``."""
+        return torch.cat([self._observation_part(part, rows) for part in parts], dim=1)
+
+    def _observation_part(self, part: str, rows: Rows) -> torch.Tensor:
+        core = self.core
+        if part == "latent":
+            return core.latents[rows]
+        if part == "target":
+            return core.wanted[rows]
+        if part == "start":
+            return core.start_seen[rows]
+        if part == "attributes":
+            return core.attributes[rows]
+        assert part == "realism", part
+        return torch.sigmoid(torch.stack([core.realism[rows], core.start_realism[rows]], dim=1))
+
+
+class NudgeEnv(EditEnv):
+    """An editing environment whose discrete nudges can be given on a keyboard."""
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Return keys to actions for ``gymnasium.utils.play.play``; as many as there are keys."""
+        keys = NUDGE_KEYS[: 2 * len(self.core.directions)]
+        return {(ord(key),): action for action, key in enumerate(keys)}
+
+
+class LatentEditEnv(LatentEditRules, NudgeEnv):
     """## Description
 
-    A frozen generator makes an image of a latent `z`. The agent is asked for an attribute, say red
-    hair, and nudges `z` along one direction per step. It is paid for what each nudge improved:
-    likeness to the target, realism, and what it left as it was. No gradients are needed.
+    A frozen generator turns a latent `z` into an image. The agent is asked for an attribute, say
+    red hair, and nudges `z` along one direction per step. It is rewarded for improving: for images
+    that match the target better, look more realistic, and keep the rest as it was. No gradients
+    are needed.
 
     ## Action Space
 
@@ -38,44 +126,45 @@ class LatentEditEnv(NudgeEnv):
 
     ## Rewards
 
-    The sum of the components in `info["rewards"]`, each the change of a score in this step, so an
-    episode's return is what the whole edit gained:
+    The sum of the components in `info["rewards"]`, each the change of a score in this step. An
+    episode's return is therefore the improvement of the whole edit:
 
     - `realism`: `realism_weight` times the change of `realism_score`: `"log_probability"`,
       `"probability"` (times 100) or `"logit"` of the discriminator.
     - `attributes`: `attribute_weight` times the change of `attribute_score`: mean
       `"log_probability"` of the wanted variants, `"cosine"` of probabilities and one-hot target
-      (times 100), or `"margin"`, their mean log-odds. With `attribute_reward="absolute"` not the
-      change but the score itself, each step, as in the work this package grew from.
+      (times 100), or `"margin"`, their mean log-odds. With `attribute_reward="absolute"` the
+      score itself in each step, not its change, as in the coursework that this package grew out
+      of.
     - `keep`: `keep_weight` times the change of the mean log-probability of what the start image
-      had in the attributes outside the target. Without it, going to one fixed other face that has
-      the target pays as well as editing this one.
-    - `identity`: `identity_weight` times the change of the likeness to the start image: minus the
-      mean absolute difference of pixels, whose range is one.
-    - `success`: `success_bonus` while the edit may rest: the classifier gives every wanted variant
-      a probability of 0.9, and the discriminator finds the image no less realistic than the start
-      and 0.25 at least. Taken back if the edit leaves that state. Without it an edit that
-      terminates on success would pay less than one that dallies before the goal.
+      had in the attributes outside the target. Without it, moving to one fixed other face that
+      has the target is rewarded as well as editing this one.
+    - `identity`: `identity_weight` times the change of the similarity to the start image: minus
+      the mean absolute difference of pixels, whose range is one.
+    - `success`: `success_bonus` when the goal is reached: the classifier gives every wanted variant
+      a probability of at least 0.9, and the discriminator's realism is at least the start's and at
+      least 0.25. Taken back if the edit leaves that state. Without it, an edit that terminates at
+      the goal would return less than one that keeps moving near the goal.
 
     ## Starting State
 
-    A latent from N(0, I), brought within the bounds; with `start="lacks_target"` drawn again while
-    the classifier or the judge sees the target in it already. `reset(options={"latent": ...,
+    A latent from N(0, I), brought within the bounds. With `start="lacks_target"` it is drawn again
+    while the classifier or the judge already sees the target in it. `reset(options={"latent": ...,
     "target": ...})` sets either.
 
     ## Episode End
 
     Truncated by the step limit (40 by default), which `gym.make` applies. With
-    `terminate_on_success` it terminates once the edit may rest (see `success` above).
+    `terminate_on_success` it terminates once the goal is reached (see `success` above).
 
     ## Info
 
     `scores` (realism, start_realism, target, kept: each a probability), `target` (one-hot, see
-    `env.unwrapped.schema.decode`), and after a step `rewards` and the judge's verdict on the edit
+    `env.unwrapped.schema.decode`), and after a step `rewards` and the judge's metrics of the edit
     so far: `is_success` (every target variant seen, realism not below the start's), `kept` (share
-    of the other attributes seen unchanged) and `drift` (distance from the start latent). What
-    counts is the verdict at the episode's end; the vector environment gives it there alone. The
-    judge is never part of a reward.
+    of the other attributes seen unchanged) and `drift` (distance from the start latent). The
+    metrics at the episode's end count; the vector environment has them only there. The judge is
+    never part of a reward.
 
     ## Arguments
 
@@ -87,7 +176,7 @@ class LatentEditEnv(NudgeEnv):
     | `num_directions` | `None` | number of PCA or SeFa directions; `None`: 24, or as many as there are |
     | `num_probes` | 2048 | number of random images that `"pca"` and `"attributes"` directions are fitted to, at the first use of a backbone; the result is kept on disk |
     | `delta` | 0.5 | length of a nudge |
-    | `latent_bound` | 3.0 | each coordinate is clipped to plus and minus this; or `"sphere"`: the latent is put back onto the sphere of radius sqrt(d), near which N(0, I) lies |
+    | `latent_bound` | 3.0 | each coordinate is clipped to plus and minus this; or `"sphere"`: the latent is projected onto the sphere of radius sqrt(d), near which N(0, I) lies |
     | `start` | `"lacks_target"` | or `"any"` |
     | `observation` | all parts | which parts the observation has, in order |
     | `realism_score`, `realism_weight` | `"log_probability"`, 10.0 | see Rewards |
@@ -100,7 +189,7 @@ class LatentEditEnv(NudgeEnv):
     | `bf16` | `False` | compute in bfloat16: about twice as fast where the processor has it, good enough to train in; scores are off by some hundredths, a probability by up to a tenth |
     | `compile` | `False` | compile the networks with `torch.compile`: some seconds once, then faster |
     | `device` | `"cpu"` | where the networks run |
-    | `label` | `None` | for a backbone whose generator is conditional (a conditional VAE's decoder): the label its images are made of, as `{"digit": "7"}`, a variant for every attribute; held fixed, while the latent is edited |
+    | `label` | `None` | for a backbone whose generator is conditional (a conditional VAE's decoder): the label of its images, as `{"digit": "7"}`, with a variant for every attribute; it stays fixed while the latent is edited |
     | `render_mode` | `None` | `"human"` or `"rgb_array"` |
 
     ## Version History
@@ -108,10 +197,6 @@ class LatentEditEnv(NudgeEnv):
     - v0: first version.
     """  # noqa: D415, E501
 
-    interface = DISCRETE
 
-
-class LatentEditVectorEnv(EditVectorEnv):
+class LatentEditVectorEnv(LatentEditRules, EditVectorEnv):
     """Many edits at once: see :class:`LatentEditEnv` and `EditVectorEnv`."""
-
-    interface = DISCRETE

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from latentgym.envs.edit_env import NudgeEnv
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from latentgym.core import Rows
+from latentgym.envs.edit_rules import Observation
 from latentgym.envs.edit_vector_env import EditVectorEnv
-from latentgym.interfaces import PIXELS
+from latentgym.envs.latent_edit import LatentEditRules, NudgeEnv
 
 
-class _Pixels:
-    """What makes an environment one of pixels."""
+class LatentEditPixelsRules(LatentEditRules):
+    """`LatentEdit-v0` with observations of the image and the target."""
 
-    interface = PIXELS
+    observes_pictures = True
 
     def __init__(self, *args: Any, **task: Any):
         if "observation" in task:
@@ -21,11 +26,30 @@ class _Pixels:
             )
         super().__init__(*args, **task)
 
+    def make_observation_space(self) -> spaces.Space:
+        """Return the space of the image ``[H, W, C]`` and the target."""
+        channels, height, width = self.core.image_shape
+        return spaces.Dict(
+            {
+                "image": spaces.Box(0, 255, (height, width, channels), np.uint8),
+                "target": self.flat_space(("target",)),
+            }
+        )
 
-class LatentEditPixelsEnv(_Pixels, NudgeEnv):
+    def observe(self, rows: Rows) -> Observation:
+        """Return the current images uint8 ``[N, H, W, C]`` and targets float32 ``[N, V]``."""
+        assert self.core.pictures is not None
+        images = self.core.pictures[rows].permute(0, 2, 3, 1)
+        return {
+            "image": images.clone(memory_format=torch.contiguous_format),
+            "target": self.core.wanted[rows].clone(),
+        }
+
+
+class LatentEditPixelsEnv(LatentEditPixelsRules, NudgeEnv):
     """## Description
 
-    `LatentEdit-v0` as a person would play it: the agent sees the picture and what is asked for,
+    `LatentEdit-v0` as a person would play it: the agent sees the picture and the target, but
     neither the latent nor any score.
 
     ## Action Space
@@ -43,8 +67,7 @@ class LatentEditPixelsEnv(_Pixels, NudgeEnv):
 
     ## Rewards, Starting State, Episode End, Info, Arguments
 
-    As in `LatentEdit-v0` (`latentgym.envs.LatentEditEnv`), but for `observation`, which is not an
-    argument here.
+    As in `LatentEdit-v0` (`latentgym.envs.LatentEditEnv`), without the argument `observation`.
 
     ## Version History
 
@@ -52,5 +75,5 @@ class LatentEditPixelsEnv(_Pixels, NudgeEnv):
     """  # noqa: D415
 
 
-class LatentEditPixelsVectorEnv(_Pixels, EditVectorEnv):
+class LatentEditPixelsVectorEnv(LatentEditPixelsRules, EditVectorEnv):
     """Many edits at once: see :class:`LatentEditPixelsEnv` and `EditVectorEnv`."""

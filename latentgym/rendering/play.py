@@ -13,7 +13,7 @@ import numpy as np
 
 from gan_backbones.latents.directions import DIRECTION_SETS, direction_names
 from gan_backbones.utils.files import write_atomically
-from latentgym.core import EVERY
+from latentgym.core import ALL_ROWS
 from latentgym.envs.latent_edit import LatentEditEnv
 from latentgym.rendering.panel import PanelView, draw_play
 
@@ -229,7 +229,7 @@ class PlaySession:
             "start": core.start_latents[0].tolist(),
             "latent": core.latents[0].tolist(),
             "moves": self.moves,
-            "scores": {name: value.item() for name, value in core.scores(EVERY).items()},
+            "scores": {name: value.item() for name, value in core.scores(ALL_ROWS).items()},
             "verdict": self._verdict(),
         }
         contents = [
@@ -254,5 +254,7 @@ class PlaySession:
                 return files
 
     def _verdict(self) -> dict[str, bool | float]:
-        verdict = self.env.core.verdict(EVERY, judged=True)  # every step has asked the judge
+        verdict = self.env.core.judge_metrics(
+            ALL_ROWS, judged=True
+        )  # every step has asked the judge
         return {name: value.item() for name, value in verdict.items()}

@@ -96,7 +96,9 @@ def compare_networks(backbone: Backbone, batch: int, seconds: float, seed: int) 
     }
     contenders = {
         "plain": _without_gradients(_forward, plain, latents),
-        **{name: _without_gradients(core.forward, latents) for name, core in cores.items()},
+        **{
+            name: _without_gradients(core.assessor.forward, latents) for name, core in cores.items()
+        },
     }
     times = race(contenders, seconds)
     return {
@@ -117,7 +119,7 @@ def compare_scores(backbone: Backbone, seed: int) -> Report:
         name: gym.make_vec(ENV, num_envs=rows, backbone=backbone, start="any", **options)
         for name, options in tasks.items()
     }
-    envs["plain"].core.networks = backbone.networks
+    envs["plain"].core.assessor.networks = backbone.networks
     for env in envs.values():
         _, infos = env.reset(seed=seed)
     report = {name: dict.fromkeys(ERRORS, 0.0) for name in tasks if name != "plain"}
@@ -127,13 +129,13 @@ def compare_scores(backbone: Backbone, seed: int) -> Report:
         for env in envs.values():
             _, _, _, _, infos = env.step(actions)
         exact = envs["plain"].core
-        states, flags = states + rows, flags + int(exact.resting.sum())
+        states, flags = states + rows, flags + int(exact.goal_reached.sum())
         for name, row in report.items():
             core = envs[name].core
             errors = (
                 _largest(core.realism.sigmoid(), exact.realism.sigmoid()),
                 _largest(core.attributes.exp(), exact.attributes.exp()),
-                int((core.resting != exact.resting).sum()),
+                int((core.goal_reached != exact.goal_reached).sum()),
             )
             row[ERRORS[0]] = max(row[ERRORS[0]], errors[0])
             row[ERRORS[1]] = max(row[ERRORS[1]], errors[1])
@@ -151,7 +153,7 @@ def compare_environments(backbone: str, count: int, seconds: float, seed: int) -
     plain = [env.backbone.generator, env.backbone.discriminator, env.backbone.classifier]
     contenders = {
         "bare, plain": _without_gradients(_forward, plain, latents),
-        "bare, prepared": _without_gradients(core.forward, latents),
+        "bare, prepared": _without_gradients(core.assessor.forward, latents),
         ENV: _stepper(env, seed),
     }
     times = race(contenders, seconds, EPISODE)
@@ -219,7 +221,7 @@ def measure_device(backbone: str, seconds: float, seed: int) -> Report:
         actions = torch.zeros(count, dtype=torch.int64, device="cuda")
         times = race(
             {
-                "bare": _awaited(_without_gradients(_each, core.forward, chunks)),
+                "bare": _awaited(_without_gradients(_each, core.assessor.forward, chunks)),
                 ENV: _awaited(partial(env.step, actions)),
             },
             seconds,
