@@ -62,7 +62,7 @@ class LatentEditPixelsEnv(LatentEditPixelsRules, NudgeEnv):
 
     | Key | Space | Meaning |
     |---|---|---|
-    | `image` | `Box(0, 255, (H, W, C), uint8)` | the current image; C is 1 (grey) or 3 (RGB) |
+    | `image` | `Box(0, 255, (H, W, C), uint8)` | the current image; C is 1 (gray) or 3 (RGB) |
     | `target` | `Box(0, 1, (V,), float32)` | one-hot of the wanted variants; zero where free |
 
     ## Rewards, Starting State, Episode End, Info, Arguments
