@@ -1,25 +1,20 @@
-"""The one batched core of latent editing: it holds N latents, moves them, scores N images.
+"""The batched core of latent editing: it holds N latents, moves them and scores N images.
 
-The single environment is this core with one row, the vector environment with n rows.
+The single environment is this core with one row, the vector environment with ``num_envs`` rows.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from gan_backbones import Backbone, BackboneError
-from gan_backbones.latents.directions import direction_matrix
-from gan_backbones.networks.inference import fold
+from latentgym.assessor import Assessment, NetworkAssessor, to_rgb
 from latentgym.scores import (
     ATTRIBUTE_SCORES,
     REALISM_SCORES,
@@ -29,23 +24,20 @@ from latentgym.scores import (
 )
 from latentgym.task import WEIGHTS, EditTask
 
-# A forked worker, of an AsyncVectorEnv for example, lacks the threads that torch made in its parent
-# and would wait for them forever. Parallel workers are also fastest with one thread each.
+# A forked worker, such as an AsyncVectorEnv's, lacks the threads that torch started in its parent,
+# and would wait for them without end. One thread each is also fastest for parallel workers.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 Rows = slice | torch.Tensor
-"""Which rows: `ALL_ROWS`, which costs nothing to index with, or int64 indices."""
+"""Rows of the core: int64 indices, or a slice for all of them, which is free to index with."""
 
 ALL_ROWS = slice(None)
 
-MAX_IMAGES = 256
-"""Images pass through the networks in chunks of this size, so memory does not grow with N."""
-
 COMPONENTS = ("realism", "attributes", "keep", "identity", "success")
-"""What a reward consists of, in this order."""
+"""The components of a reward, in order."""
 
-STATE = (
+CHANGING = (
     "latents",
     "realism",
     "attributes",
@@ -63,69 +55,51 @@ STATE = (
     "_keep_weights",
     "_realism_bar",
     "_potential",
+    "evaluations",
+    "_finite",
 )
-"""The attributes that make up a core's state, one entry per row in each."""
+"""The attributes that a step or reset changes. They are replaced, never changed in place, so that
+keeping references to them is enough to undo it."""
 
-CHANGING = (*STATE, "evaluations", "_finite")
-"""All attributes that a step or reset changes. They are replaced, never changed in place, so that
-references to them are enough to undo it."""
+GOAL_PROBABILITY = 0.9
+"""The goal is reached only if the classifier gives every wanted variant this probability."""
 
-SURE = 0.9
-"""Probability that the classifier must give every wanted variant before an edit ends early."""
-
-REALISTIC = 0.25
-"""Probability that the discriminator must give an image before an edit ends early."""
+GOAL_REALISM = 0.25
+"""The goal is reached only if the discriminator gives the image this probability of being real."""
 
 MAX_START_DRAWS = 1000
-"""Number of draws of a start that lacks the target before giving up."""
-
-
-@dataclass
-class Assessment:
-    """Scores of N latents by the frozen networks.
-
-    Attributes:
-        realism: discriminator logits ``[N]``.
-        attributes: log-probabilities ``[N, K]``, softmax within each attribute.
-        identity: minus the mean absolute difference of pixels in [0, 1] from the row's start
-            image, ``[N]``; zero unless the task has an identity term.
-        judged: variant indices ``[N, A]`` that the judge sees, if it was asked.
-        pictures: the images, uint8 ``[N, C, H, W]``, if the core needs them.
-    """
-
-    realism: torch.Tensor
-    attributes: torch.Tensor
-    identity: torch.Tensor
-    judged: torch.Tensor | None = None
-    pictures: torch.Tensor | None = None
+"""Number of random starts that are tried before a target is called impossible."""
 
 
 class EditCore:
     """Rows of edits that advance together.
 
-    A row is an edit: its latent, start, target and current assessment. Arguments and results of
-    methods are batched over their ``rows`` argument.
+    Each row is one edit: its latent, start, target and current scores. Methods take ``rows``; all
+    that they receive and return is batched over these.
 
     Args:
-        task: the settings.
+        task: settings of the edit.
         num_envs: number of rows.
         keep_pictures: keep the current images, for observations.
-        check_at_once: raise an error as soon as a network returns a value that is not finite.
-            Otherwise only :meth:`raise_unless_finite` does, so a step need not wait for the
-            device.
+        check_at_once: raise as soon as a network returns a value that is not finite. Otherwise
+            only :meth:`raise_unless_finite` does, so that a step need not wait for the device.
 
     Attributes:
+        assessor: scores latents.
         directions: unit moves ``[K, latent_dim]``.
         nudges: up and down along each direction by delta, ``[2 * K, latent_dim]``.
-        latents: the current latents ``[num_envs, latent_dim]``.
-        realism, attributes: their current :class:`Assessment`.
-        goal_reached: whether the edit has reached its goal, bool ``[num_envs]``; see
-            :meth:`reaches_goal`.
-        pictures: the current images, uint8 ``[num_envs, C, H, W]``, or None.
+        latents: current latents ``[num_envs, latent_dim]``.
+        realism, attributes: their scores, see `Assessment`.
+        goal_reached: whether the goal is reached, bool ``[num_envs]``; see :meth:`check_goal`.
+        pictures: current images, uint8 ``[num_envs, C, H, W]``, or None.
         start_latents, start_realism, start_attributes: the same at the start.
         start_seen: one-hot of what the classifier saw in the start image ``[num_envs, K]``.
         wanted: one-hot targets ``[num_envs, K]``.
         evaluations: number of images generated and scored so far, resets included.
+
+    Raises:
+        ValueError: the backbone does not fit the settings.
+        BackboneError: unknown backbone, damaged file, or networks that return unexpected shapes.
     """
 
     def __init__(
@@ -135,31 +109,26 @@ class EditCore:
         keep_pictures: bool = False,
         check_at_once: bool = True,
     ):
+        task.check_backbone()
         self.task = task
         self.num_envs = num_envs
         self.check_at_once = check_at_once
         self.backbone = task.loaded_backbone
-        assert self.backbone.schema is not None  # the task has checked it
-        self.schema = self.backbone.schema
-        self.columns = list(self.schema.slices.values())
+        self.schema = task.schema
         self.device = torch.device(task.device)
-        self.networks = _folded(self.backbone, self.device)
-        self.directions = direction_matrix(
-            self.backbone, task.directions, task.num_directions, task.num_probes
-        ).to(self.device)
+        self.directions = task.direction_matrix().to(self.device)
         self.nudges = task.delta * torch.stack([self.directions, -self.directions], 1).flatten(0, 1)
-        self.attribute_columns = AttributeColumns(self.columns, self.device)
+        self.attribute_columns = AttributeColumns(list(self.schema.slices.values()), self.device)
+        self.assessor = NetworkAssessor(task, self.attribute_columns, num_envs)
         self.evaluations = 0
-        self._compiled: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None
-        if task.compile:
-            self._compiled = torch.compile(self._forward, dynamic=False, options={"freezing": True})
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros(num_envs, *shape, dtype=dtype, device=self.device)
 
         latent_dim, size = self.backbone.latent_dim, self.schema.size
-        self.image_shape = self._probe_image_shape(latent_dim)
+        has_identity = task.identity_weight > 0
+        self.image_shape = self.assessor.image_shape
         self.latents, self.start_latents = zeros(latent_dim), zeros(latent_dim)
         self.wanted, self.start_seen = zeros(size), zeros(size)
         self.realism, self.start_realism = zeros(), zeros()
@@ -167,10 +136,9 @@ class EditCore:
         self.judged = zeros(len(self.schema.names), dtype=torch.int64)
         self.judged_at_start = self.judged.clone()
         self.goal_reached = zeros(dtype=torch.bool)
-        identity = task.identity_weight > 0
-        self._renders_images = keep_pictures or identity
         self.pictures = zeros(*self.image_shape, dtype=torch.uint8) if keep_pictures else None
-        self.start_pictures = zeros(*self.image_shape, dtype=torch.uint8) if identity else None
+        self.start_pictures = zeros(*self.image_shape, dtype=torch.uint8) if has_identity else None
+        self._renders_images = keep_pictures or has_identity
         self._target_weights, self._keep_weights = zeros(size), zeros(size)
         self._realism_bar = zeros()
         self._potential = torch.zeros(
@@ -189,14 +157,14 @@ class EditCore:
         latent: np.ndarray | None = None,
         target: Mapping[str, str] | None = None,
     ) -> None:
-        """Start new edits: draw targets and start latents unless they are given.
+        """Start new edits: draw targets and start latents unless they are passed.
 
-        Each row draws from its own generator, so its numbers do not depend on the other rows.
+        Each row draws from its own generator, so that its episode does not depend on other rows.
 
         Args:
-            rows: the rows to act on.
-            rngs: one generator per row of ``rows``.
-            latent: start latents ``[len(rngs), latent_dim]``; taken as they are, target or not.
+            rows: rows to reset.
+            rngs: one random generator per row of ``rows``.
+            latent: start latents ``[len(rngs), latent_dim]``; used even if they show the target.
             target: wanted variants, the same for all ``rows``.
 
         Raises:
@@ -205,46 +173,56 @@ class EditCore:
         """
         self.raise_unless_finite()
         targets = [target or self._draw_target(rng) for rng in rngs]
-        wanted = torch.from_numpy(np.stack([self.schema.encode(t) for t in targets]))
-        self._put("wanted", rows, wanted.to(self.device))
+        one_hots = torch.from_numpy(np.stack([self.schema.encode(each) for each in targets]))
+        self.wanted = _with_rows(self.wanted, rows, one_hots.to(self.device))
         if latent is not None:
             latents = torch.as_tensor(latent, dtype=torch.float32, device=self.device)
-            self._place(rows, self.clip(latents))
+            self._place_starts(rows, self.bounded(latents))
         else:
             self._draw_starts(rows, rngs)
         wanted, seen = self.wanted[rows], self.seen(self.attributes[rows])
-        targeted = wanted @ self.attribute_columns.same_attribute
-        self._put("_target_weights", rows, target_weights(wanted))
-        self._put("_keep_weights", rows, target_weights(seen * (1 - targeted)))
-        self._put("start_seen", rows, seen)
-        self._put("start_latents", rows, self.latents[rows])
-        self._put("start_realism", rows, self.realism[rows])
-        self._put("start_attributes", rows, self.attributes[rows])
-        self._put("_realism_bar", rows, self.realism[rows].clamp(min=_logit(REALISTIC)))
+        realism, attributes = self.realism[rows], self.attributes[rows]
+        is_targeted = wanted @ self.attribute_columns.same_attribute
+        keep = target_weights(seen * (1 - is_targeted))
+        bar = realism.clamp(min=_logit(GOAL_REALISM))
+        self._target_weights = _with_rows(self._target_weights, rows, target_weights(wanted))
+        self._keep_weights = _with_rows(self._keep_weights, rows, keep)
+        self._realism_bar = _with_rows(self._realism_bar, rows, bar)
+        self.start_seen = _with_rows(self.start_seen, rows, seen)
+        self.start_latents = _with_rows(self.start_latents, rows, self.latents[rows])
+        self.start_realism = _with_rows(self.start_realism, rows, realism)
+        self.start_attributes = _with_rows(self.start_attributes, rows, attributes)
         identity = torch.zeros(len(rngs), dtype=torch.float32, device=self.device)
-        self._update(rows, Assessment(self.realism[rows], self.attributes[rows], identity))
+        self._update_potential(rows, Assessment(realism, attributes, identity))
 
     def step(self, rows: Rows, moves: torch.Tensor, judge: bool = False) -> torch.Tensor:
         """Add ``moves`` to the latents, keep them in bounds, and score the new images.
 
         Args:
-            rows: the rows to act on.
-            moves: ``[len(rows), latent_dim]``.
-            judge: also run the judge, so that its metrics need no further forward pass.
+            rows: rows to move.
+            moves: float32 ``[len(rows), latent_dim]``.
+            judge: ask the judge as well, so that :meth:`judge_metrics` needs no forward pass.
 
         Returns:
-            The reward's `COMPONENTS`, float32 ``[len(COMPONENTS), len(rows)]``; the reward is
-            their sum.
+            The reward's `COMPONENTS`, float32 ``[len(COMPONENTS), len(rows)]``. The reward of the
+            improvement is their sum.
 
         Raises:
             FloatingPointError: a network returned a value that is not finite.
-            BackboneError: a network returned another shape than before.
+            BackboneError: a network returned an unexpected shape.
         """
-        self._put("latents", rows, self.clip(self.latents[rows] + moves))
-        return self._update(rows, self._assess(rows, judge))
+        self.latents = _with_rows(self.latents, rows, self.bounded(self.latents[rows] + moves))
+        assessment = self._assess_rows(rows, judge)
+        before = self._potential[:, rows]
+        after = self._update_potential(rows, assessment)
+        components = after - before
+        if self.task.attribute_reward == "absolute":
+            attributes = COMPONENTS.index("attributes")
+            components[attributes] = after[attributes]
+        return components
 
-    def clip(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents ``[N, latent_dim]`` brought back into the task's bounds."""
+    def bounded(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return latents ``[N, latent_dim]`` brought back into the task's bounds."""
         bound = self.task.latent_bound
         if isinstance(bound, str):  # "sphere"
             # In double precision, so that rounding does not depend on the other rows.
@@ -255,30 +233,20 @@ class EditCore:
     # Scores -------------------------------------------------------------------------------------
 
     def assess(self, latents: torch.Tensor, rows: Rows, judge: bool = False) -> Assessment:
-        """Generate and score images of ``latents`` ``[N, latent_dim]``, in chunks.
-
-        Differentiable, unless called under ``torch.no_grad``.
+        """Generate and score images. Differentiable, unless under ``torch.no_grad``.
 
         Args:
-            latents: any, as if they were those of ``rows``.
-            rows: ``N`` rows, whose start images the identity term compares with.
-            judge: also run the judge.
+            latents: float32 ``[N, latent_dim]``, scored as if they were those of ``rows``.
+            rows: N rows; ``identity`` is measured against their start images.
+            judge: ask the judge as well.
 
         Raises:
             FloatingPointError: a network returned a value that is not finite.
-            BackboneError: a network returned another shape than before.
+            BackboneError: a network returned an unexpected shape.
         """
         starts = None if self.start_pictures is None else self.start_pictures[rows]
-        parts = [
-            self._assess_chunk(
-                latents[i : i + MAX_IMAGES],
-                None if starts is None else starts[i : i + MAX_IMAGES],
-                judge,
-            )
-            for i in range(0, max(len(latents), 1), MAX_IMAGES)
-        ]
+        assessment = self.assessor.assess(latents, starts, judge, self._renders_images)
         self.evaluations += len(latents)
-        assessment = parts[0] if len(parts) == 1 else _concatenate(parts)
         total = assessment.realism.detach().sum() + assessment.attributes.detach().sum()
         if self.check_at_once:
             _raise_unless(math.isfinite(total))
@@ -286,53 +254,44 @@ class EditCore:
             self._finite = self._finite & torch.isfinite(total)
         return assessment
 
-    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The networks' images, realism logits and attribute logits, of at most `MAX_IMAGES`."""
-        forward: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = self._forward
-        # Every other size than the usual, and gradients, would be compiled anew.
-        usual = len(latents) == min(self.num_envs, MAX_IMAGES) and not torch.is_grad_enabled()
-        if self._compiled is not None and usual:
-            forward = self._compiled
-        if not self.task.bf16:
-            return forward(latents)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            images, realism, logits = forward(latents)
-        return images.float(), realism.float(), logits.float()
-
     def raise_unless_finite(self) -> None:
         """Raise a FloatingPointError if any score since the last call was not finite."""
         finite, self._finite = self._finite, torch.ones_like(self._finite)
         _raise_unless(self.check_at_once or bool(finite))
 
     def potential(self, assessment: Assessment, rows: Rows) -> torch.Tensor:
-        """The weighted scores whose differences are the reward: ``[len(COMPONENTS), N]``.
-
-        ``assessment`` may be of any images, as if they were the rows' current ones.
-        """
-        return self._weighted(assessment, rows, self.reaches_goal(assessment, rows))
-
-    def reaches_goal(self, assessment: Assessment, rows: Rows) -> torch.Tensor:
-        """Return whether the edit reaches its goal: target certain, image realistic.
+        """Return the weighted scores whose change is the reward: ``[len(COMPONENTS), N]``.
 
         Args:
-            assessment: of any images, as if they were the rows' current ones.
-            rows: the rows to act on.
+            assessment: scores of any N latents, as if they were the current ones of ``rows``.
+            rows: N rows.
+        """
+        return self._weighted_scores(assessment, rows, self.check_goal(assessment, rows))
+
+    def check_goal(self, assessment: Assessment, rows: Rows) -> torch.Tensor:
+        """Return whether the goal is reached: target certain, and image as realistic as the start.
+
+        Args:
+            assessment: scores of any N latents, as if they were the current ones of ``rows``.
+            rows: N rows.
 
         Returns:
-            Bool ``[N]``: every wanted variant has a probability of `SURE` at least, and realism is
-            at least `REALISTIC` and the start's.
+            Bool ``[N]``: every wanted variant has a probability of at least `GOAL_PROBABILITY`,
+            and realism is at least `GOAL_REALISM` and at least the start's.
         """
-        sure = (assessment.attributes * self.wanted[rows] >= math.log(SURE)).all(dim=1)
-        return sure & (assessment.realism >= self._realism_bar[rows])
+        has_target = (assessment.attributes * self.wanted[rows] >= math.log(GOAL_PROBABILITY)).all(
+            dim=1
+        )
+        return has_target & (assessment.realism >= self._realism_bar[rows])
 
-    # What is seen -------------------------------------------------------------------------------
+    # Infos --------------------------------------------------------------------------------------
 
     def info(self, rows: Rows) -> dict[str, Any]:
-        """The infos that every reset and step has: ``scores`` and the one-hot ``target``."""
+        """Return the infos of every reset and step: ``scores`` and the one-hot ``target``."""
         return {"scores": self.scores(rows), "target": self.wanted[rows].clone()}
 
     def scores(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """What ``info["scores"]`` shows, ``[N]`` each.
+        """Return ``info["scores"]``, ``[N]`` each.
 
         ``realism``: the discriminator's probability now; ``start_realism``: at the start;
         ``target``: mean probability of the wanted variants; ``kept``: mean probability of what
@@ -347,7 +306,7 @@ class EditCore:
         }
 
     def seen(self, log_probabilities: torch.Tensor) -> torch.Tensor:
-        """The most likely variant of each attribute as one-hot ``[N, K]``."""
+        """Return the most likely variant of each attribute as one-hot ``[N, K]``."""
         columns = self.attribute_columns
         return columns.one_hot(columns.labels(log_probabilities))
 
@@ -356,47 +315,85 @@ class EditCore:
 
         ``is_success``: it sees every wanted variant, and realism is not below the start's.
         ``kept``: share of the attributes outside the target that it sees unchanged from the start
-        image. ``drift``: Euclidean distance of the latent from the start. Without a judge in the
-        backbone the classifier stands in.
+        image. ``drift``: Euclidean distance of the latent from the start. The classifier stands in
+        if the backbone has no judge.
 
         Args:
-            rows: the rows to act on.
-            judged: whether the judge ran in the last step of these rows; otherwise it runs now.
+            rows: rows to judge.
+            judged: whether the judge was asked in the last step of these rows; if not, ask it now.
         """
         if not judged:
-            self._put("judged", rows, self._judge_latents(self.latents[rows]))
+            labels = self.assessor.judge(self.latents[rows])
+            self.judged = _with_rows(self.judged, rows, labels)
         labels, wanted = self.judged[rows], self.wanted[rows]
-        free = wanted @ self.attribute_columns.same_attribute == 0
-        free = free[:, self.attribute_columns.starts]
-        unchanged = (labels == self.judged_at_start[rows]) & free
-        sees = self._sees(self.attribute_columns.one_hot(labels), rows)
+        is_free = wanted @ self.attribute_columns.same_attribute == 0
+        is_free = is_free[:, self.attribute_columns.starts]
+        unchanged = (labels == self.judged_at_start[rows]) & is_free
+        has_target = self._has_target(self.attribute_columns.one_hot(labels), rows)
         return {
-            "is_success": sees & (self.realism[rows] >= self.start_realism[rows]),
-            "kept": unchanged.sum(dim=1) / free.sum(dim=1).clamp(min=1),
+            "is_success": has_target & (self.realism[rows] >= self.start_realism[rows]),
+            "kept": unchanged.sum(dim=1) / is_free.sum(dim=1).clamp(min=1),
             "drift": (self.latents[rows] - self.start_latents[rows]).norm(dim=1),
         }
 
     def images(self, latents: torch.Tensor) -> np.ndarray:
-        """The pictures of ``latents``: uint8 ``[N, H, W, 3]``."""
-        generator = self.networks["generator"]
-        with torch.no_grad():
-            pictures = torch.cat([_to_uint8(generator(c)) for c in latents.split(MAX_IMAGES)])
-        return pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        """Return the images of ``latents`` as uint8 ``[N, H, W, 3]``."""
+        return to_rgb(self.assessor.pictures(latents))
 
     # Saving -------------------------------------------------------------------------------------
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Copies of all that changes during an edit."""
-        return {name: tensor.cpu().numpy().copy() for name, tensor in self._state().items()}
+        """Return copies of all that changes during an edit."""
+        state = {
+            "latents": self.latents,
+            "realism": self.realism,
+            "attributes": self.attributes,
+            "judged": self.judged,
+            "resting": self.goal_reached,  # named as in files saved so far
+            "pictures": self.pictures,
+            "wanted": self.wanted,
+            "start_latents": self.start_latents,
+            "start_realism": self.start_realism,
+            "start_attributes": self.start_attributes,
+            "start_seen": self.start_seen,
+            "start_pictures": self.start_pictures,
+            "judged_at_start": self.judged_at_start,
+            "_target_weights": self._target_weights,
+            "_keep_weights": self._keep_weights,
+            "_realism_bar": self._realism_bar,
+            "_potential": self._potential,
+        }
+        return {
+            name: tensor.cpu().numpy().copy()
+            for name, tensor in state.items()
+            if tensor is not None
+        }
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue from what :meth:`get_state` of a core with the same task and size returned."""
-        for name in self._state():
-            setattr(self, name, torch.from_numpy(state[name].copy()).to(self.device))
+        """Continue from what :meth:`get_state` returned, for the same task and ``num_envs``."""
 
-    def _state(self) -> dict[str, torch.Tensor]:
-        tensors = {name: getattr(self, name) for name in STATE}
-        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        def tensor(name: str) -> torch.Tensor:
+            return torch.from_numpy(state[name].copy()).to(self.device)
+
+        self.latents = tensor("latents")
+        self.realism = tensor("realism")
+        self.attributes = tensor("attributes")
+        self.judged = tensor("judged")
+        self.goal_reached = tensor("resting")
+        self.wanted = tensor("wanted")
+        self.start_latents = tensor("start_latents")
+        self.start_realism = tensor("start_realism")
+        self.start_attributes = tensor("start_attributes")
+        self.start_seen = tensor("start_seen")
+        self.judged_at_start = tensor("judged_at_start")
+        self._target_weights = tensor("_target_weights")
+        self._keep_weights = tensor("_keep_weights")
+        self._realism_bar = tensor("_realism_bar")
+        self._potential = tensor("_potential")
+        if self.pictures is not None:
+            self.pictures = tensor("pictures")
+        if self.start_pictures is not None:
+            self.start_pictures = tensor("start_pictures")
 
     # Inside -------------------------------------------------------------------------------------
 
@@ -410,21 +407,23 @@ class EditCore:
         return {name: variants[rng.integers(len(variants))]}
 
     def _draw_starts(self, rows: Rows, rngs: Sequence[np.random.Generator]) -> None:
-        """Draw start latents from the prior, again where the start has the target already."""
+        """Draw start latents from the prior; redraw those whose image has the target already."""
         pending = np.arange(len(rngs))
         indices = torch.arange(self.num_envs, device=self.device)[rows]
         for _ in range(MAX_START_DRAWS):
             latent_dim = self.backbone.latent_dim
-            drawn = np.stack([rngs[i].standard_normal(latent_dim) for i in pending.tolist()])
+            drawn = np.stack([rngs[int(i)].standard_normal(latent_dim) for i in pending])
             latents = torch.from_numpy(drawn.astype(np.float32)).to(self.device)
-            everyone = len(pending) == len(rngs)
-            current = rows if everyone else indices[torch.from_numpy(pending).to(self.device)]
-            self._place(current, self.clip(latents))
+            if len(pending) == len(rngs):
+                current = rows
+            else:
+                current = indices[torch.from_numpy(pending).to(self.device)]
+            self._place_starts(current, self.bounded(latents))
             if self.task.start == "any":
                 return
             judged = self.attribute_columns.one_hot(self.judged_at_start[current])
-            has_target = self._sees(self.seen(self.attributes[current]), current)
-            has_target |= self._sees(judged, current)
+            has_target = self._has_target(self.seen(self.attributes[current]), current)
+            has_target |= self._has_target(judged, current)
             pending = pending[has_target.cpu().numpy()]
             if not len(pending):
                 return
@@ -433,88 +432,42 @@ class EditCore:
             f"{MAX_START_DRAWS} random starts all show the target {target}; pass start='any'"
         )
 
-    def _place(self, rows: Rows, latents: torch.Tensor) -> None:
-        self._put("latents", rows, latents)
-        assessment = self._assess(rows, judge=True)
-        self._put("judged_at_start", rows, self.judged[rows])
+    def _place_starts(self, rows: Rows, latents: torch.Tensor) -> None:
+        self.latents = _with_rows(self.latents, rows, latents)
+        assessment = self._assess_rows(rows, judge=True)
+        self.judged_at_start = _with_rows(self.judged_at_start, rows, self.judged[rows])
         if self.start_pictures is not None:
-            self._put("start_pictures", rows, assessment.pictures)
+            assert assessment.pictures is not None
+            self.start_pictures = _with_rows(self.start_pictures, rows, assessment.pictures)
 
     @torch.no_grad()
-    def _assess(self, rows: Rows, judge: bool) -> Assessment:
-        """Assess the rows' current latents, and remember."""
+    def _assess_rows(self, rows: Rows, judge: bool) -> Assessment:
+        """Score the rows' current latents, and store the scores."""
         assessment = self.assess(self.latents[rows], rows, judge)
-        self._put("realism", rows, assessment.realism)
-        self._put("attributes", rows, assessment.attributes)
-        if judge:
-            self._put("judged", rows, assessment.judged)
+        self.realism = _with_rows(self.realism, rows, assessment.realism)
+        self.attributes = _with_rows(self.attributes, rows, assessment.attributes)
+        if assessment.judged is not None:
+            self.judged = _with_rows(self.judged, rows, assessment.judged)
         if self.pictures is not None:
-            self._put("pictures", rows, assessment.pictures)
+            assert assessment.pictures is not None
+            self.pictures = _with_rows(self.pictures, rows, assessment.pictures)
         return assessment
 
-    def _put(self, name: str, rows: Rows, value: torch.Tensor | None, axis: int = 0) -> None:
-        """Set some rows of a tensor of the state, in a copy; all of them without one."""
-        if isinstance(rows, torch.Tensor):
-            value = getattr(self, name).index_copy(axis, rows, value)
-        setattr(self, name, value)
+    def _update_potential(self, rows: Rows, assessment: Assessment) -> torch.Tensor:
+        """Store and return the potential of the rows' current latents."""
+        goal_reached = self.check_goal(assessment, rows)
+        potential = self._weighted_scores(assessment, rows, goal_reached)
+        self.goal_reached = _with_rows(self.goal_reached, rows, goal_reached)
+        self._potential = _with_rows(self._potential, rows, potential, axis=1)
+        return potential
 
-    def _assess_chunk(
-        self, latents: torch.Tensor, starts: torch.Tensor | None, judge: bool
-    ) -> Assessment:
-        images, realism, logits = self.forward(latents)
-        _check_shape("discriminator", realism, (len(latents),))
-        _check_shape("classifier", logits, (len(latents), self.schema.size))
-        identity = torch.zeros_like(realism)
-        if starts is not None:
-            identity = -(_to_unit(images) - starts / 255).abs().mean(dim=(1, 2, 3))
-        return Assessment(
-            realism,
-            self.attribute_columns.log_probabilities(logits),
-            identity,
-            self._judge(images.float()) if judge else None,
-            _to_uint8(images) if self._renders_images else None,
-        )
-
-    def _forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        images = self.networks["generator"](latents)
-        _check_shape("generator", images, (len(latents), *self.image_shape))
-        if "discriminator" in self.networks:
-            realism = self.networks["discriminator"](images)
-        else:
-            realism = images.new_zeros(len(images))
-        return images, realism, self.networks["classifier"](images)
-
-    @torch.no_grad()
-    def _probe_image_shape(self, latent_dim: int) -> tuple[int, ...]:
-        images = self.networks["generator"](
-            torch.zeros(2, latent_dim, dtype=torch.float32, device=self.device)
-        )
-        if images.ndim != 4 or len(images) != 2 or images.shape[1] not in (1, 3):
-            raise BackboneError(
-                f"the generator makes images of shape {tuple(images.shape)} from 2 latents; "
-                "expected (2, 1 or 3, H, W)"
-            )
-        return tuple(images.shape[1:])
-
-    def _update(self, rows: Rows, now: Assessment) -> torch.Tensor:
-        """Make ``now`` the rows' current scores; return the change in potential."""
-        goal_reached = self.reaches_goal(now, rows)
-        after = self._weighted(now, rows, goal_reached)
-        rewards = after - self._potential[:, rows]
-        if self.task.attribute_reward == "absolute":
-            attributes = COMPONENTS.index("attributes")
-            rewards[attributes] = after[attributes]
-        self._put("_potential", rows, after, axis=1)
-        self._put("goal_reached", rows, goal_reached)
-        return rewards
-
-    def _weighted(
+    def _weighted_scores(
         self, assessment: Assessment, rows: Rows, goal_reached: torch.Tensor
     ) -> torch.Tensor:
-        target_score = ATTRIBUTE_SCORES[self.task.attribute_score]
+        attribute_score = ATTRIBUTE_SCORES[self.task.attribute_score]
         scores = {
             "realism": REALISM_SCORES[self.task.realism_score](assessment.realism),
-            "attributes": target_score(
+            "attributes": attribute_score(
                 assessment.attributes,
                 self._target_weights[rows],
                 self.attribute_columns.same_attribute,
@@ -525,40 +478,18 @@ class EditCore:
         }
         return torch.stack([scores[name] for name in COMPONENTS]) * self._weights
 
-    @torch.no_grad()
-    def _judge_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        generator = self.networks["generator"]
-        return torch.cat([self._judge(generator(chunk)) for chunk in latents.split(MAX_IMAGES)])
-
-    def _judge(self, images: torch.Tensor) -> torch.Tensor:
-        """Variant indices ``[N, A]`` that the judge sees."""
-        logits = self.networks.get("judge", self.networks["classifier"])(images)
-        _check_shape("judge", logits, (len(images), self.schema.size))
-        return self.attribute_columns.labels(logits)
-
-    def _sees(self, seen: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Whether one-hot ``seen`` holds every wanted variant."""
+    def _has_target(self, seen: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Return whether one-hot ``seen`` ``[N, K]`` holds every wanted variant, bool ``[N]``."""
         return ((seen - self.wanted[rows]) >= 0).all(dim=1)
 
 
-@lru_cache(maxsize=8)
-def _folded(backbone: Backbone, device: torch.device) -> dict[str, nn.Module]:
-    """The backbone's networks prepared for speed, shared by all environments of a process."""
-    return {role: fold(network).to(device) for role, network in backbone.networks.items()}
-
-
-def _check_shape(role: str, output: torch.Tensor, expected: tuple[int, ...]) -> None:
-    if output.shape != expected:
-        raise BackboneError(f"the {role} returned shape {tuple(output.shape)}; expected {expected}")
-
-
-def _concatenate(parts: list[Assessment]) -> Assessment:
-    names = [field.name for field in dataclasses.fields(Assessment)]
-    columns: dict[str, Any] = {name: [getattr(part, name) for part in parts] for name in names}
-    joined: dict[str, Any] = {
-        name: None if column[0] is None else torch.cat(column) for name, column in columns.items()
-    }
-    return Assessment(**joined)
+def _with_rows(
+    tensor: torch.Tensor, rows: Rows, values: torch.Tensor, axis: int = 0
+) -> torch.Tensor:
+    """Return a copy of ``tensor`` with other values in some rows; ``values`` itself for all."""
+    if isinstance(rows, slice):
+        return values
+    return tensor.index_copy(axis, rows, values)
 
 
 def _raise_unless(finite: bool) -> None:
@@ -566,15 +497,6 @@ def _raise_unless(finite: bool) -> None:
         raise FloatingPointError(
             "the backbone's networks returned a score that is not finite; the edit cannot continue"
         )
-
-
-def _to_unit(images: torch.Tensor) -> torch.Tensor:
-    """Images in [-1, 1] to [0, 1]."""
-    return (images.float() + 1) / 2
-
-
-def _to_uint8(images: torch.Tensor) -> torch.Tensor:
-    return (255 * _to_unit(images)).round().clamp(0, 255).byte()
 
 
 def _logit(probability: float) -> float:

@@ -1,10 +1,10 @@
-"""Score forms: how a discriminator's and a classifier's outputs become one number to improve.
+"""Scores: one number to improve, made from a discriminator's or a classifier's outputs.
 
-All functions are differentiable and act on batches. A reward is the difference of a score
-between two steps, so a constant offset is of no account but a flat region is.
+All functions are differentiable and batched. A reward is the change of a score in one step:
+constant offsets cancel, but a flat region gives no reward.
 
-A target comes as ``weights`` float ``[N, K]``: each row's wanted variants share a weight of one,
-all other columns are zero (see :func:`target_weights`).
+A target is passed as ``weights`` float ``[N, K]``: each row's wanted variants share a weight of
+one, all other columns are zero (see :func:`target_weights`).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 from torch.nn import functional as F
 
 LOG_FLOOR = -15.0
-"""Log-probabilities are cut off here, so that no single attribute outweighs all else."""
+"""Log-probabilities are clipped here, so that no single attribute outweighs all others."""
 
 
 class AttributeColumns:
-    """Which of K columns belong to which of A attributes, as index tensors.
+    """Assignment of K columns to A attributes, as index tensors.
 
-    Attributes of different sizes are padded to the widest, so that one operation treats all.
+    Attributes of different sizes are padded to the widest, so that one operation handles all.
 
     Args:
         slices: each attribute's columns, in order, without gaps.
-        device: where the indices are kept.
+        device: device of the indices.
 
     Attributes:
-        same_attribute: ``[K, K]``: 1 where two columns belong to the same attribute, else 0.
+        same_attribute: ``[K, K]``: 1 if two columns belong to the same attribute, else 0.
         starts: each attribute's first column, int64 ``[A]``.
     """
 
@@ -49,24 +49,24 @@ class AttributeColumns:
         ).to(device)
 
     def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Softmax within each attribute: logits ``[N, K]`` to log-probabilities ``[N, K]``."""
-        # Not log_softmax, which wakes all threads even for one row.
+        """Convert logits ``[N, K]`` to log-probabilities: a softmax within each attribute."""
+        # Not log_softmax, which starts all threads even for one row.
         totals = torch.logsumexp(self._pad(logits), dim=2)
         return (logits - totals[:, self._attributes]).clamp(min=LOG_FLOOR)
 
     def labels(self, values: torch.Tensor) -> torch.Tensor:
-        """The index of each attribute's greatest value: ``[N, K]`` to int64 ``[N, A]``."""
+        """Return the index of each attribute's greatest value: ``[N, K]`` to int64 ``[N, A]``."""
         return self._pad(values).argmax(dim=2)
 
     def one_hot(self, labels: torch.Tensor) -> torch.Tensor:
-        """Variant indices int64 ``[N, A]`` to one-hot float32 ``[N, K]``."""
+        """Convert variant indices int64 ``[N, A]`` to one-hot float32 ``[N, K]``."""
         columns = torch.zeros(
             len(labels), len(self.same_attribute), dtype=torch.float32, device=labels.device
         )
         return columns.scatter_(1, labels + self.starts, 1.0)
 
     def _pad(self, values: torch.Tensor) -> torch.Tensor:
-        """``[N, K]`` to ``[N, A, widest]``, minus infinity where there is no variant."""
+        """Pad ``[N, K]`` to ``[N, A, widest]``, with minus infinity where there is no variant."""
         return F.pad(values, (0, 1), value=-math.inf)[:, self._padded]
 
 
@@ -79,32 +79,31 @@ REALISM_SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def target_weights(wanted: torch.Tensor) -> torch.Tensor:
-    """One-hot targets ``[N, K]`` so divided that each row sums to 1, or to 0 if none is wanted."""
+    """Scale one-hot targets ``[N, K]``: each row sums to 1, or to 0 if nothing is wanted."""
     return wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Mean of the wanted variants' values, ``[N, K]`` each, to ``[N]``; 0 where none is wanted."""
+    """Return the mean value ``[N]`` of the wanted variants; 0 if nothing is wanted."""
     return (values * weights).sum(dim=1)
 
 
 def cosine(
     log_probabilities: torch.Tensor, weights: torch.Tensor, same_attribute: torch.Tensor
 ) -> torch.Tensor:
-    """Cosine of the probabilities and the one-hot target, over the targeted attributes' columns.
+    """Return the cosine of probabilities and one-hot target in the targeted attributes, times 100.
 
-    Times 100, as realism's probability. The form of the work this package grew from. It is flat
-    where the wanted variant is improbable, which makes it hard to climb.
+    It is flat where the wanted variant is improbable, which makes it hard to improve.
     """
-    targeted = (weights @ same_attribute) > 0
-    return 100.0 * F.cosine_similarity(log_probabilities.exp() * targeted, weights, dim=1)
+    is_targeted = (weights @ same_attribute) > 0
+    return 100.0 * F.cosine_similarity(log_probabilities.exp() * is_targeted, weights, dim=1)
 
 
 def margin(
     log_probabilities: torch.Tensor, weights: torch.Tensor, same_attribute: torch.Tensor
 ) -> torch.Tensor:
-    """Mean over the wanted variants of their log-odds, ``log(p / (1 - p))``, within ±LOG_FLOOR."""
-    # The rivals' sum, as 1 - p would lose all digits where the target is certain.
+    """Return the wanted variants' mean log-odds ``log(p / (1 - p))``, within ±LOG_FLOOR."""
+    # The sum of the other variants: 1 - p would lose all digits if the target is certain.
     rivals = (log_probabilities.exp() * (weights == 0)) @ same_attribute
     log_odds = log_probabilities - rivals.clamp(min=math.exp(LOG_FLOOR)).log()
     return weighted_mean(log_odds.clamp(max=-LOG_FLOOR), weights)

@@ -1,18 +1,19 @@
-"""The settings of an editing task: plain JSON data, checked when it is made."""
+"""The settings of an editing task: plain JSON data."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from numbers import Real
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
+import torch
 
-from gan_backbones import Backbone, load
+from gan_backbones import AttributeSchema, Backbone, load
 from gan_backbones.latents.directions import DEFAULT_PROBES, direction_matrix
 from gan_backbones.networks import ConditionalGenerator
 from gan_backbones.registry import version
@@ -23,7 +24,6 @@ OBSERVATION_PARTS = ("latent", "target", "start", "attributes", "realism")
 STARTS = ("lacks_target", "any")
 ATTRIBUTE_REWARDS = ("relative", "absolute")
 
-
 WEIGHTS = (
     "realism_weight",
     "attribute_weight",
@@ -33,7 +33,6 @@ WEIGHTS = (
 )
 """The weights of a reward's components, in the order of `latentgym.core.COMPONENTS`."""
 
-
 REWARD_ARGUMENTS = (*WEIGHTS, "realism_score", "attribute_score", "attribute_reward")
 
 
@@ -41,14 +40,15 @@ REWARD_ARGUMENTS = (*WEIGHTS, "realism_score", "attribute_score", "attribute_rew
 class EditTask:
     """All settings that single and vector environment share; see `LatentEditEnv` for each.
 
+    Values are checked here. What depends on the backbone is checked by :meth:`check_backbone`.
+
     Raises:
-        ValueError: a value that is not allowed; the message names it and what is.
-        BackboneError: an unknown backbone or a damaged file.
+        ValueError: a value that is not allowed; the message names it and what is allowed.
     """
 
     backbone: str | Backbone = "cartoon-faces"
     target: Mapping[str, str] | Sequence[str] | None = None
-    directions: str | Sequence[Sequence[float]] = "attributes"
+    directions: str | list[list[float]] = "attributes"
     num_directions: int | None = None
     num_probes: int = DEFAULT_PROBES
     delta: float = 0.5
@@ -100,7 +100,23 @@ class EditTask:
             value = getattr(self, name)
             if not (_positive(value) or (_is_number(value) and value == 0)):
                 raise ValueError(f"{name} is {value!r}; it must be a finite number, 0 or more")
-        self._check_label()
+        if self.label is not None and not _is_dict_of_text(self.label):
+            raise ValueError(
+                f"label is {self.label!r}; expected a dict of attribute to variant, or None"
+            )
+
+    def check_backbone(self) -> None:
+        """Load the backbone and check that it fits the settings.
+
+        Raises:
+            ValueError: the backbone lacks a network or schema that the settings need, or the
+                settings name what its schema does not have.
+            BackboneError: unknown backbone or damaged file.
+
+        Warns:
+            UserWarning: by its model card, the judge is bad at an attribute of the target.
+        """
+        self._check_has_label()
         backbone = self.loaded_backbone
         if self.realism_weight and backbone.discriminator is None:
             raise ValueError(
@@ -117,26 +133,42 @@ class EditTask:
                 "the backbone has no attribute with two or more variants: nothing can be edited"
             )
         self.check_target(self.target)
-        direction_matrix(backbone, self.directions, self.num_directions, self.num_probes)
         self._warn_of_weak_judge()
 
     @cached_property
     def loaded_backbone(self) -> Backbone:
-        """The backbone, under the ``label`` if there is one.
+        """The backbone, conditioned on the ``label`` if there is one.
 
-        It stays the same if its name or file stands for another one later. Tasks with the same
-        backbone, label and device share it.
+        It stays the same when the file is written again or the name registered again. Tasks with
+        the same backbone, label and device share it.
         """
         backbone = self._load_unconditioned()
         if self.label is None:
             return backbone
         return _condition(backbone, tuple(self.label.items())).to(self.device)
 
+    @property
+    def schema(self) -> AttributeSchema:
+        """The backbone's attributes; see :meth:`check_backbone`."""
+        schema = self.loaded_backbone.schema
+        assert schema is not None
+        return schema
+
+    def direction_matrix(self) -> torch.Tensor:
+        """Return the directions as rows of unit length, float32 ``[K, latent_dim]``.
+
+        Raises:
+            ValueError: see `gan_backbones.latents.directions.direction_matrix`.
+        """
+        return direction_matrix(
+            self.loaded_backbone, self.directions, self.num_directions, self.num_probes
+        )
+
     def check_target(self, target: Mapping[str, str] | Sequence[str] | None) -> None:
         """Raise a ValueError if ``target`` names what the schema does not have or cannot change."""
-        schema = self.loaded_backbone.schema
-        if target is None or schema is None:
+        if target is None:
             return
+        schema = self.schema
         if not isinstance(target, (Mapping, Sequence)) or isinstance(target, str):
             raise ValueError(
                 f"target is {target!r}; expected a dict of attribute to variant, "
@@ -155,12 +187,9 @@ class EditTask:
                 )
 
     def _warn_of_weak_judge(self) -> None:
-        """Warn if, by its model card, the judge hardly sees what a target may ask for."""
-        backbone = self.loaded_backbone
-        held_out = backbone.card.get("held_out") or {}
+        held_out = self.loaded_backbone.card.get("held_out") or {}
         weak = (held_out.get("weak_attributes") or {}).get("judge", ())
-        assert backbone.schema is not None
-        wanted = backbone.schema.editable if self.target is None else tuple(self.target)
+        wanted = self.schema.editable if self.target is None else tuple(self.target)
         if named := [name for name in weak if name in wanted]:
             warnings.warn(
                 f"the backbone's judge is little better than chance at {', '.join(named)}: "
@@ -173,21 +202,16 @@ class EditTask:
             return self.backbone.to(self.device)
         return _load(self.backbone, self.device, version(self.backbone))
 
-    def _check_label(self) -> None:
-        if self.label is None:
-            backbone = self._load_unconditioned()
-            generator = backbone.generator
-            if isinstance(generator, ConditionalGenerator) and not generator.label.any():
-                names = ", ".join(backbone.schema.names) if backbone.schema else "no schema"
-                raise ValueError(
-                    "label is None; this backbone's generator is a conditional one and needs a "
-                    f"variant for every attribute ({names})"
-                )
-        elif not isinstance(self.label, Mapping) or not all(
-            isinstance(text, str) for pair in self.label.items() for text in pair
-        ):
+    def _check_has_label(self) -> None:
+        if self.label is not None:
+            return
+        backbone = self._load_unconditioned()
+        generator = backbone.generator
+        if isinstance(generator, ConditionalGenerator) and not generator.label.any():
+            names = ", ".join(backbone.schema.names) if backbone.schema else "no schema"
             raise ValueError(
-                f"label is {self.label!r}; expected a dict of attribute to variant, or None"
+                "label is None; this backbone's generator is a conditional one and needs a "
+                f"variant for every attribute ({names})"
             )
 
 
@@ -207,14 +231,20 @@ def _check_flag(argument: str, value: object) -> None:
         raise ValueError(f"{argument} is {value!r}; allowed: True, False")
 
 
-def _is_number(value: object) -> bool:
+def _is_dict_of_text(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
 
 
-def _positive(value: Any) -> bool:
+def _positive(value: object) -> bool:
     return _is_number(value) and 0 < value < float("inf")
 
 
-def _allowed(argument: str, value: object, allowed) -> None:
+def _allowed(argument: str, value: object, allowed: Iterable[str]) -> None:
     if value not in tuple(allowed):
         raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(allowed)}")

@@ -9,13 +9,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 
 class FlattenInfos(VectorWrapper):
-    """Infos without dicts in dicts: ``infos["scores/realism"]`` for ``infos["scores"]["realism"]``.
+    """Flatten nested infos: ``infos["scores/realism"]`` for ``infos["scores"]["realism"]``.
 
-    Masks are flattened along: ``infos["_scores/realism"]``. ``final_info`` stays a dict, whose own
+    Masks are flattened too: ``infos["_scores/realism"]``. ``final_info`` stays a dict, whose
     entries are flat.
 
-    TorchRL, as of 0.14, cannot read nested infos of vector environments in
-    `AutoresetMode.SAME_STEP`, of any environment.
+    TorchRL 0.14 needs this: it cannot read nested infos of any vector environment in
+    `AutoresetMode.SAME_STEP`.
 
     Example:
         >>> import gymnasium as gym

@@ -50,9 +50,9 @@ def adam_ascent(
         before = latents.detach().clone()
         optimizer.step()
         with torch.no_grad():
-            latents.copy_(core.clip(latents))
+            latents.copy_(core.bounded(latents))
             if core.task.terminate_on_success:
-                arrived = core.reaches_goal(assessment, ALL_ROWS)
+                arrived = core.check_goal(assessment, ALL_ROWS)
                 latents[arrived] = before[arrived]
     rewards = core.step(ALL_ROWS, latents.detach() - core.latents, judge=True)
     values = {

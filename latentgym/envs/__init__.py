@@ -1,4 +1,4 @@
-"""The environments, one file each; what they share is in `single` and `vector`."""
+"""The environments, one file each. The editing ones share `edit_env` and `edit_vector_env`."""
 
 from latentgym.envs.cartpole import CartPoleEnv, CartPoleVectorEnv
 from latentgym.envs.cartpole_pixels import CartPolePixelsEnv, CartPolePixelsVectorEnv

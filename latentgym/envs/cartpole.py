@@ -20,7 +20,7 @@ from latentgym.envs.options import (
     check_options,
     check_render_mode,
     check_state,
-    generator,
+    random_generator,
     read_action,
     read_bounds,
 )
@@ -38,9 +38,9 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
     """## Description
 
     Gymnasium's CartPole-v1: a pole stands on a cart, and the agent pushes the cart so that the pole
-    does not fall. The physics and the pictures are Gymnasium's; added are reward shaping and each
-    episode's statistics. With the same arguments, seed and actions, observations, rewards and ends
-    are exactly those of CartPole-v1.
+    does not fall. The physics and the pictures are Gymnasium's. This version adds reward shaping
+    and statistics of each episode. With the same arguments, seed and actions, observations, rewards
+    and ends are exactly those of CartPole-v1.
 
     ## Action Space
 
@@ -61,30 +61,31 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
 
     The sum of the components in `info["rewards"]`:
 
-    - `alive`: 1 for every step, the one at which the pole falls included. With
+    - `alive`: 1 for every step, including the one at which the pole falls. With
       `sutton_barto_reward=True`, 0 for every step, and -1 for the one at which the pole falls.
     - `shaping`: 0 with `reward="classic"`. With `reward="shaped"` the discounted change of a
       potential, `gamma * phi(s') - phi(s)`, where `phi = shaping_weight * (1 - |position| / 2.4) *
-      (1 - |angle| / 12°)` is how near pole and cart are to upright and centre, and 0 in a terminal
-      state. Such a term tells at once whether a push helped, and leaves the optimal policy of an
-      agent with the same discount as it was (Ng, Harada and Russell 1999, "Policy invariance under
-      reward transformations"). A state at which the step limit cuts an episode off is not terminal.
+      (1 - |angle| / 12°)` is greatest for an upright pole in the center, and 0 in a terminal
+      state. Such a term shows immediately whether a push helped, and does not change the optimal
+      policy of an agent with the same discount (Ng, Harada and Russell 1999, "Policy invariance
+      under reward transformations"). A state in which the step limit ends an episode is not
+      terminal.
 
     ## Starting State
 
     Each value is uniformly random within ±0.05; `reset(options={"low": ..., "high": ...})` sets
-    other bounds, for this reset alone.
+    other bounds for this reset.
 
     ## Episode End
 
-    Terminated when the pole leans by more than 12° or the cart's middle leaves ±2.4. Truncated by
+    Terminated when the pole leans by more than 12° or the cart's center leaves ±2.4. Truncated by
     the step limit (500 by default), which `gym.make` applies.
 
     ## Info
 
-    After a step `rewards` (see above), and `statistics` of the episode so far, which at its last
-    step are the episode's: `return`, `length`, `mean_angle` (of the pole, absolute, in degrees) and
-    `mean_position` (of the cart, absolute).
+    After a step: `rewards` (see above) and `statistics` of the episode so far, which at the last
+    step cover the whole episode: `return`, `length`, `mean_angle` (of the pole, absolute, in
+    degrees) and `mean_position` (of the cart, absolute).
 
     `env.unwrapped.get_state()` and `set_state(state)` save an episode and continue it.
 
@@ -94,8 +95,8 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
     |---|---|---|
     | `sutton_barto_reward` | `False` | the original reward, see Rewards |
     | `reward` | `"classic"` | or `"shaped"`, see Rewards |
-    | `shaping_weight` | 10.0 | potential of the upright pole in the center |
-    | `gamma` | 0.99 | discount factor of the agent that learns from the shaped reward |
+    | `shaping_weight` | 10.0 | the potential of the upright pole in the center |
+    | `gamma` | 0.99 | the discount of the agent that learns from the shaped reward |
     | `render_mode` | `None` | `"human"` or `"rgb_array"` |
 
     ## Version History
@@ -103,13 +104,14 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
     - v1: first version, numbered as Gymnasium's.
     """  # noqa: D415
 
+    state: np.ndarray  # None until the first reset, as in Gymnasium
+    steps_beyond_terminated: int | None  # type: ignore[assignment]  # Gymnasium declares it as None
+
     def __init__(
         self, sutton_barto_reward: bool = False, render_mode: str | None = None, **reward: Any
     ):
         check_render_mode(render_mode, self.metadata["render_modes"])
         super().__init__(_flag("sutton_barto_reward", sutton_barto_reward), render_mode)
-        self.state: Any = None
-        self.steps_beyond_terminated: Any = None
         self._episode = Episodes((), self.x_threshold, self.theta_threshold_radians, **reward)
         self._drawing = Drawing(self.screen_height)
         self._window: Window | None = None
@@ -120,40 +122,42 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
         """Begin a new episode.
 
         Args:
-            seed: random seed of the environment.
+            seed: random seed of the environment's own generator.
             options: ``"low"`` and ``"high"``: bounds of the starting state's values.
 
         Raises:
-            ValueError: an unknown option, or bounds that are no finite numbers in order.
-            gymnasium.error.Error: a seed that is negative or no integer.
+            ValueError: an unknown option, or bounds that are not finite or not in order.
+            gymnasium.error.Error: a seed that is negative or not an integer.
         """
         read_bounds(check_options(options, OPTIONS), -START_BOUND, START_BOUND)
         with self._undo() as undo:
             if self._np_random is not None:
                 undo.remember([self._np_random])
             observation, info = super().reset(seed=seed, options=options)
-            self._episode.begin(self.state)
+            self._episode.reset(self.state)
             return observation, info
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: int | np.ndarray
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Push the cart.
 
         Raises:
             ValueError: an action outside the action space.
-            gymnasium.error.ResetNeeded: no episode was begun.
+            gymnasium.error.ResetNeeded: no episode has begun.
         """
         self._check_begun("step")
         if not self.action_space.contains(action):
             raise ValueError(f"action is {action!r}; allowed: {self.action_space}")
         with self._undo():
             observation, alive, terminated, truncated, _ = super().step(action)
-            reward, info = self._episode.add(self.state, alive, terminated)
-            return observation, float(reward), terminated, truncated, _plain(info)
+            reward, info = self._episode.step(self.state, alive, terminated)
+            return observation, float(reward), terminated, truncated, _as_numbers(info)
 
     def render(self) -> np.ndarray | None:
-        """Gymnasium's picture uint8 ``[400, 600, 3]`` if ``render_mode`` is ``"rgb_array"``."""
+        """Return a picture uint8 ``[400, 600, 3]`` for the render mode ``"rgb_array"``."""
         if self.render_mode is None:
-            return super().render()  # says that there is no render mode
+            return super().render()  # warns that there is no render mode
         self._check_begun("render")
         frame = pixels(self._drawing.draw(self, self.state))
         if self.render_mode == "rgb_array":
@@ -165,15 +169,15 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
         return None
 
     def close(self) -> None:
-        """Close the window, if there is one."""
+        """Close the window, if one is open."""
         if self._window is not None:
             self._window.close()
             self._window = None
 
     def get_state(self) -> dict[str, Any]:
-        """All that the episode's future depends on, copied: numpy arrays and plain data.
+        """Return copies of all that the episode's future depends on: arrays and plain data.
 
-        The step limit is counted by the wrapper that ``gym.make`` adds, and is not part of it.
+        The step limit of ``gym.make`` is counted by a wrapper and is not part of it.
         """
         self._check_begun("get_state")
         return {
@@ -186,22 +190,22 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`get_state` returned, here or in another environment.
 
-        An environment from ``gym.make`` has to be reset first, as its wrappers ask for it. Its step
-        limit counts on from where it was.
+        An environment from ``gym.make`` has to be reset first, as its wrappers require. Its step
+        limit continues to count from where it was.
 
         Raises:
-            ValueError: not such a state; the running episode then goes on.
+            ValueError: not such a state; the current episode then continues.
         """
         if self.state is None:
             self.reset()
         check_state(state, self.get_state())
-        self.np_random = generator(state["random"])
+        self.np_random = random_generator(state["random"])
         self.state = state["state"].copy()
         self.steps_beyond_terminated = 0 if state["terminated"] else None
         self._episode.set_state(state)
 
     def _undo(self) -> Undo:
-        """Return what undoes an interrupted block."""
+        """Return a context that undoes an interrupted block."""
         own = ("state", "steps_beyond_terminated", "_np_random", "_np_random_seed")
         return Undo((self, own), (self._episode, Episodes.CHANGING))
 
@@ -213,20 +217,21 @@ class CartPoleEnv(PlainSpec, classic.CartPoleEnv):
 class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
     """Many cart-poles at once, moved by Gymnasium's batched physics: see :class:`CartPoleEnv`.
 
-    Row ``i`` equals a single environment that was seeded with ``seed + i`` and given the same
-    actions, bit for bit: numpy computes an array's entries as it computes single numbers.
+    Row ``i`` equals a single environment with the seed ``seed + i`` and the same actions bit for
+    bit: numpy rounds the entries of an array as it rounds single numbers.
 
     Args:
         num_envs: number of rows.
         max_episode_steps: number of steps after which rows are truncated; ``None`` or -1: never.
         render_mode: ``"rgb_array"``: :meth:`render` returns each row's picture.
-        sutton_barto_reward: as for :class:`CartPoleEnv`.
+        sutton_barto_reward: see :class:`CartPoleEnv`.
         autoreset_mode: what happens to a row whose episode has ended (`AutoresetMode`, or its
             value as text).
-        **reward: as for :class:`CartPoleEnv`.
+        **reward: arguments of :class:`CartPoleEnv` for the reward.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
+    state: np.ndarray  # type: ignore[assignment]  # Gymnasium declares it as None
 
     def __init__(
         self,
@@ -241,13 +246,13 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
         check_render_mode(render_mode, self.metadata["render_modes"])
         super().__init__(
             num_envs,
-            vector_utils.step_limit(max_episode_steps),  # type: ignore[arg-type]  # infinite: none
+            vector_utils.step_limit(max_episode_steps),  # type: ignore[arg-type]  # may be infinite
             render_mode,
             _flag("sutton_barto_reward", sutton_barto_reward),
         )
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
-        self.state: Any = np.zeros((4, num_envs))
+        self.state = np.zeros((4, num_envs))
         self._episodes = Episodes(
             (num_envs,), self.x_threshold, self.theta_threshold_radians, **reward
         )
@@ -263,21 +268,21 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
         """Begin new episodes in all rows, or in those of ``options["reset_mask"]``.
 
         Args:
-            seed: row ``i`` is seeded with ``seed + i``, or with the i-th of a sequence.
+            seed: random seed; row ``i`` gets ``seed + i``, or the i-th value of a sequence.
             options: ``"reset_mask"``: bool ``[num_envs]``; ``"low"`` and ``"high"``: bounds of the
-                starting states' values, for this reset alone. The dict is read, never changed.
+                starting states' values, for this reset. The dict is not changed.
 
         Raises:
             ValueError: a seed or a mask of the wrong shape, an unknown option, or bounds that are
-                no finite numbers in order.
-            gymnasium.error.Error: a row's seed is negative or no integer.
+                not finite or not in order.
+            gymnasium.error.Error: a row's seed is negative or not an integer.
         """
         checked = check_options(options, (*OPTIONS, *VECTOR_OPTIONS))
         mask = vector_utils.read_mask(checked, self.num_envs, self._begun)
         low, high = read_bounds(checked, -START_BOUND, START_BOUND)
         with self._undo() as undo:
             self._seed_rows(seed, mask)
-            self._begin(mask, undo, low, high)
+            self._reset_rows(mask, undo, low, high)
             self._begun = True
             return self._observations(), {}
 
@@ -288,7 +293,7 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
 
         Raises:
             ValueError: actions outside the action space.
-            gymnasium.error.ResetNeeded: a row has ended, in `AutoresetMode.DISABLED`.
+            gymnasium.error.ResetNeeded: a row has ended in `AutoresetMode.DISABLED`.
         """
         self._check_begun("step")
         actions = read_action(self.action_space, actions)
@@ -297,7 +302,7 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
             return self._step(actions, resetting, undo)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Each row's picture uint8 ``[400, 600, 3]``, as its single environment draws it.
+        """Draw each row's picture uint8 ``[400, 600, 3]``, as its single environment does.
 
         Returns:
             ``num_envs`` pictures, or ``None`` without a render mode.
@@ -305,37 +310,37 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
         return None if self.render_mode is None else self._pictures("render")
 
     def render_grid(self) -> np.ndarray:
-        """All current pictures as one, uint8 ``[H, W, 3]``. It needs no render mode."""
+        """Tile all current pictures into one, uint8 ``[H, W, 3]``. Works without a render mode."""
         return tile(np.stack(self._pictures("render_grid")))
 
     def close_extras(self) -> None:
-        """There is nothing to close: nothing is drawn on a display."""
+        """Do nothing: there is no window."""
 
-    # Gymnasium's would quit pygame, and with it close the windows of other environments.
+    # Gymnasium's close would quit pygame, which closes the windows of other environments.
     close = VectorEnv.close
 
     def get_state(self) -> dict[str, Any]:
-        """All that the episodes' future depends on, copied: numpy arrays and plain data."""
+        """Return copies of all that the episodes' future depends on: arrays and plain data."""
         self._check_begun("get_state")
         return {
             "state": self.state.copy(),
             "steps": self.steps.copy(),
             "ended": self.prev_done.copy(),
             **self._episodes.get_state(),
-            "random": [rng.bit_generator.state for rng in self.np_random],
+            "random": [rng.bit_generator.state for rng in self._rngs],
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`get_state` returned, here or in another environment.
 
         Raises:
-            ValueError: not such a state, or of another number of rows; the running episodes then
-                go on.
+            ValueError: not such a state, or one with another number of rows; the current episodes
+                then continue.
         """
         if not self._begun:
             self.reset()
         check_state(state, self.get_state())
-        self._set_generators([generator(row) for row in state["random"]])
+        self._set_generators([random_generator(row) for row in state["random"]])
         self.state = state["state"].copy()
         self.steps = state["steps"].copy()
         self.prev_done = state["ended"].copy()
@@ -346,56 +351,58 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         moved = ~resetting
         alive, terminations, truncations = self._move(actions, moved)
-        rewards, info = self._episodes.add(self.state, alive, terminations)
+        rewards, info = self._episodes.step(self.state, alive, terminations)
         rewards[resetting] = 0.0
         ended = terminations | truncations
         self.prev_done = ended
         if resetting.any():
-            self._begin(resetting, undo)
+            self._reset_rows(resetting, undo)
         finals: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            final_info = vector_utils.shown(info, ended)
+            final_info = vector_utils.masked_infos(info, ended)
             finals = vector_utils.final_infos(self._observations(), final_info, ended)
-            self._begin(ended, undo)
+            self._reset_rows(ended, undo)
             moved = ~ended  # the infos of new episodes are empty
-        infos = vector_utils.shown(info, moved) | finals
+        infos = vector_utils.masked_infos(info, moved) | finals
         return self._observations(), rewards, terminations, truncations, infos
 
     def _undo(self) -> Undo:
-        """Return what undoes an interrupted block."""
+        """Return a context that undoes an interrupted block."""
         own = ("state", "steps", "prev_done", "_rngs", "_seeds", "_begun")
         return Undo((self, own), (self._episodes, Episodes.CHANGING))
 
     def _move(
         self, actions: np.ndarray, moved: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Gymnasium's rewards, terminations, truncations; the other rows are to be reset after."""
-        # Gymnasium would reset ended rows, with starts that all draw from one generator: to its
-        # physics none has ended. It counts steps in place.
+        """Return Gymnasium's rewards, terminations and truncations.
+
+        Rows outside ``moved`` are moved too, but not flagged: the caller resets them afterwards.
+        """
+        # Gymnasium's step resets the rows of prev_done with random numbers of a single generator.
+        # It therefore gets an empty mask, and a copy of the steps, which it counts in place.
         none = np.zeros(self.num_envs, dtype=np.bool_)
-        assert self._rngs is not None
         own = {"prev_done": none, "np_random": self._rngs[0], "steps": self.steps.copy()}
         physics: Any = SimpleNamespace(**vars(self) | own)
         _, alive, terminations, truncations, _ = classic.CartPoleVectorEnv.step(physics, actions)
         self.state, self.steps = physics.state, physics.steps
-        alive = np.add(alive, 0.0, dtype=np.float64)  # adding zero turns -0.0 into 0.0
-        return alive, terminations & moved, truncations & moved
+        rewards = np.add(alive, 0.0, dtype=np.float64)  # adding zero turns -0.0 into 0.0
+        return rewards, terminations & moved, truncations & moved
 
-    def _begin(
+    def _reset_rows(
         self,
         mask: np.ndarray,
         undo: Undo,
         low: float = -START_BOUND,
         high: float = START_BOUND,
     ) -> None:
-        rngs = self._generators(mask)
-        undo.remember(rngs)
+        rows = np.flatnonzero(mask).tolist()
+        undo.remember(self._rngs[row] for row in rows)
         self.state = self.state.copy()
-        for row, rng in zip(np.flatnonzero(mask), rngs, strict=True):
-            self.state[:, row] = rng.uniform(low, high, size=4)
+        for row in rows:
+            self.state[:, row] = self._rngs[row].uniform(low, high, size=4)
         self.steps = np.where(mask, 0, self.steps)
         self.prev_done = self.prev_done & ~mask
-        self._episodes.begin(self.state, mask)
+        self._episodes.reset(self.state, mask)
 
     def _observations(self) -> np.ndarray:
         return self.state.T.astype(np.float32)
@@ -409,56 +416,75 @@ class CartPoleVectorEnv(vector_utils.RowsVectorEnv, classic.CartPoleVectorEnv):
             raise gym.error.ResetNeeded(f"call reset before {method}")
 
 
+class _Painter(classic.CartPoleEnv):
+    """Gymnasium's cart-pole, used to draw a state on the surface ``screen``.
+
+    Gymnasium draws in every render mode, and then shows the picture in the mode ``"human"`` or
+    copies it in the mode ``"rgb_array"``. The mode ``"surface"`` does neither, which is twice as
+    fast as the copy.
+    """
+
+    metadata = {"render_modes": ["surface"], "render_fps": 50}  # noqa: RUF012
+    screen: pygame.Surface | None  # type: ignore[assignment]  # Gymnasium declares it as None
+
+    def __init__(self):
+        super().__init__(render_mode="surface")
+
+
 class Drawing:
     """Gymnasium's drawing of a cart-pole, without a display.
 
     Args:
-        height: pixels from the lower edge up that are drawn.
+        height: number of pixels that are drawn, counted from the lower edge.
     """
 
     def __init__(self, height: int):
-        # In a mode that it does not know, Gymnasium draws, but does not copy the picture.
-        self._painter = classic.CartPoleEnv(render_mode="surface")
+        self._painter = _Painter()
         self._painter.screen_height = height
 
     def draw(
         self, env: classic.CartPoleEnv | classic.CartPoleVectorEnv, state: np.ndarray
     ) -> pygame.Surface:
-        """Draw a state ``[4]`` of ``env``, on a surface that the next call draws on again."""
-        painter: Any = self._painter
+        """Draw a state ``[4]`` of ``env``, on a surface that the next call reuses."""
+        painter = self._painter
         if painter.screen is None:  # Gymnasium would initialize a display
             size = (painter.screen_width, painter.screen_height)
             painter.screen = load_pygame().Surface(size, depth=32)
+        screen = painter.screen
         painter.x_threshold, painter.length = env.x_threshold, env.length
-        # Farther out the cart is not seen anyway, and pygame cannot count so many pixels.
+        # Farther out the cart is invisible anyway, and pygame's coordinates would overflow.
         position = np.clip(state[0], -10 * env.x_threshold, 10 * env.x_threshold)
-        painter.state = (position, *state[1:])
+        painter.state = np.array([position, *state[1:]])
         painter.render()
-        return painter.screen
+        return screen
 
     def __reduce__(self):
         return Drawing, (self._painter.screen_height,)  # surfaces cannot be copied or pickled
 
 
 class Episodes:
-    """Rewards and statistics of one episode, with states ``[4]``, or of N, with states ``[4, N]``.
+    """Rewards and statistics of one episode with states ``[4]``, or of N with states ``[4, N]``.
 
     Args:
-        shape: ``()`` for one, ``(N,)`` for N.
-        max_position: an episode ends where the cart's absolute position is above it.
+        shape: ``()`` for one episode, ``(N,)`` for N.
+        max_position: greatest absolute position of the cart at which an episode continues.
         max_angle: the same for the pole's angle, in radians.
-        reward: see :class:`CartPoleEnv`, also for the others.
-        shaping_weight: must be finite, and 0 or more.
-        gamma: between 0 and 1.
+        reward: see :class:`CartPoleEnv`, also for the other arguments.
+        shaping_weight: finite number, 0 or more.
+        gamma: number from 0 to 1.
     """
 
+    CHANGING = ("_potential", "_return", "_length", "_distance")
+    """The attributes that a step or reset changes. They are replaced, never changed in place."""
+
+    max_position: float
+    max_angle: float
+    weight: float
+    gamma: float
     _potential: np.ndarray
     _return: np.ndarray
     _length: np.ndarray
     _distance: np.ndarray
-
-    CHANGING = ("_potential", "_return", "_length", "_distance")
-    """The attributes that change from step to step: they are replaced, never changed in place."""
 
     def __init__(
         self,
@@ -478,36 +504,38 @@ class Episodes:
             )
         if not (isinstance(gamma, Real) and 0 <= gamma <= 1):
             raise ValueError(f"gamma is {gamma!r}; it must be a number from 0 to 1")
-        self.max_position: float = max_position
-        self.max_angle: float = max_angle
-        self.weight: float = shaping_weight if reward == "shaped" else 0.0
-        self.gamma: float = gamma
+        self.max_position = max_position
+        self.max_angle = max_angle
+        self.weight = shaping_weight if reward == "shaped" else 0.0
+        self.gamma = gamma
         self._potential = np.zeros(shape)
         self._return = np.zeros(shape)
         self._length = np.zeros(shape, dtype=np.int64)
         self._distance = np.zeros((4, *shape))  # absolute states, summed over the steps
 
     def potential(self, state: np.ndarray) -> np.ndarray:
-        """How near states are to the upright pole on the centred cart, times the weight."""
+        """Return the potential of states: greatest for an upright pole on a centered cart."""
         position, _, angle, _ = np.abs(state)
         return self.weight * (1 - position / self.max_position) * (1 - angle / self.max_angle)
 
-    def begin(self, state: np.ndarray, rows: np.ndarray | EllipsisType = ...) -> None:
-        """Begin new episodes at ``state``, in all rows or in those of a bool mask."""
-        for name in self.CHANGING:
-            setattr(self, name, getattr(self, name).copy())
+    def reset(self, state: np.ndarray, rows: np.ndarray | EllipsisType = ...) -> None:
+        """Begin new episodes in ``state``, in all rows or in those of a bool mask."""
+        self._potential = self._potential.copy()
+        self._return = self._return.copy()
+        self._length = self._length.copy()
+        self._distance = self._distance.copy()
         self._potential[rows] = self.potential(state)[rows]
         self._return[rows] = 0.0
         self._length[rows] = 0
         self._distance[:, rows] = 0.0
 
-    def add(
+    def step(
         self, state: np.ndarray, alive: float | np.ndarray, terminated: bool | np.ndarray
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Add a step that led to ``state``.
+        """Reward a step, and count it.
 
         Args:
-            state: after the step.
+            state: state after the step.
             alive: Gymnasium's reward.
             terminated: whether ``state`` is terminal.
 
@@ -534,7 +562,7 @@ class Episodes:
         }
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Copies of all that goes on from step to step."""
+        """Return copies of all that changes from step to step."""
         return {
             "potential": self._potential.copy(),
             "return": self._return.copy(),
@@ -556,9 +584,9 @@ def _flag(name: str, value: bool) -> bool:
     return bool(value)
 
 
-def _plain(info: Mapping[str, Any]) -> dict[str, Any]:
-    """One episode's infos as Python numbers."""
+def _as_numbers(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one episode's infos as Python numbers."""
     return {
-        key: _plain(value) if isinstance(value, Mapping) else np.asarray(value).item()
+        key: _as_numbers(value) if isinstance(value, Mapping) else np.asarray(value).item()
         for key, value in info.items()
     }

@@ -1,4 +1,4 @@
-"""One edit at a time: what all single editing environments share."""
+"""The single editing environment: one edit at a time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from gan_backbones import AttributeSchema, Backbone
 from gan_backbones.utils.devices import plain_mode
 from latentgym.core import ALL_ROWS, CHANGING, COMPONENTS, EditCore
-from latentgym.envs.editing import Editing
+from latentgym.envs.edit_rules import EditRules
 from latentgym.envs.interrupts import Undo
 from latentgym.envs.options import (
     PlainSpec,
     check_render_mode,
     check_state,
-    generator,
+    random_generator,
     read_action,
     read_latents,
     read_options,
@@ -26,25 +26,25 @@ from latentgym.envs.options import (
 from latentgym.rendering.frame import EditView, Window, draw_frame, view_edit
 from latentgym.task import EditTask
 
-NUDGE_KEYS = "qawsedrftgyhujikol1z2x3c4v5b6n7m"
-"""One key per action: the key that raises a direction is above the one that lowers it."""
 
-
-class EditEnv(Editing, PlainSpec, gym.Env):
-    """A core of one row; the other half of an environment is a subclass of `Editing`.
+class EditEnv(PlainSpec, EditRules, gym.Env):
+    """One edit: a core of one row. Subclasses add the rules, see `EditRules`.
 
     Args:
         render_mode: ``"human"`` or ``"rgb_array"``.
-        **task: as for `latentgym.task.EditTask`.
+        **task: settings of `latentgym.task.EditTask`.
     """
 
-    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["human", "rgb_array"],
+        "render_fps": 10,
+    }
 
     @plain_mode()
     def __init__(self, render_mode: str | None = None, **task: Any):
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
-        self.core = EditCore(EditTask(**task), 1, self.needs_images)
+        self.core = EditCore(EditTask(**task), 1, self.observes_pictures)
         self.observation_space = self.make_observation_space()
         self.action_space = self.make_action_space()
         self._begun = False
@@ -54,7 +54,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
 
     @property
     def backbone(self) -> Backbone:
-        """The backbone that is edited."""
+        """The backbone whose latents are edited."""
         return self.core.backbone
 
     @property
@@ -74,25 +74,25 @@ class EditEnv(Editing, PlainSpec, gym.Env):
         """Begin a new edit.
 
         Args:
-            seed: random seed of the environment.
+            seed: random seed of the environment's own generator.
             options: ``"latent"``: start latent ``[latent_dim]`` within the bounds; ``"target"``:
                 dict of wanted variants.
 
         Raises:
             ValueError: an option of the wrong shape, out of bounds, or with unknown names.
-            gymnasium.error.Error: a seed that is negative or no integer.
+            gymnasium.error.Error: a seed that is negative or not an integer.
         """
-        latent, target = read_options(self.core, options, 1)
+        latent, target = read_options(self.core, options)
         with self._undo() as undo:
             if self._np_random is not None:
                 undo.remember([self._np_random])
             super().reset(seed=seed)
-            self._begun = False  # until this succeeds
+            self._begun = False  # until the reset has succeeded
             self.core.reset(ALL_ROWS, [self.np_random], latent, target)
             self._begun, self._steps, self._return = True, 0, 0.0
             if self.render_mode == "human":
                 self._show()
-            return self._observation(), _first(self.core.info(ALL_ROWS))
+            return self._observation(), _first_row(self.core.info(ALL_ROWS))
 
     @plain_mode()
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -100,7 +100,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
 
         Raises:
             ValueError: an action outside the action space.
-            gymnasium.error.ResetNeeded: no edit was begun, or the last step failed.
+            gymnasium.error.ResetNeeded: no edit has begun, or the last step failed.
             FloatingPointError: a network returned a value that is not finite.
         """
         self._check_begun("step")
@@ -108,27 +108,26 @@ class EditEnv(Editing, PlainSpec, gym.Env):
         action = read_action(self.action_space, action)
         actions = torch.from_numpy(action[None]).to(core.device)
         with self._undo():
-            self._begun = False  # until this succeeds
-            # gym.make tells an environment nothing of its step limit: any step may be the last.
-            components = core.step(ALL_ROWS, self.to_moves(actions), judge=True)
+            self._begun = False  # until the step has succeeded
+            # The environment does not know the step limit of gym.make: any step may be the last.
+            components = core.step(ALL_ROWS, self.latent_moves(actions), judge=True)
             self._begun = True
-            rewards, parts = self.to_rewards(ALL_ROWS, components)
+            rewards, parts = self.reward(ALL_ROWS, components)
             reward = float(rewards)
             self._steps += 1
             self._return += reward
             terminated = core.task.terminate_on_success and bool(self.should_terminate(ALL_ROWS))
-            info = (
-                core.info(ALL_ROWS) | {"rewards": parts} | core.judge_metrics(ALL_ROWS, judged=True)
-            )
+            info = core.info(ALL_ROWS) | {"rewards": parts}
+            info |= core.judge_metrics(ALL_ROWS, judged=True)
             if self.render_mode == "human":
                 self._show()
-            return self._observation(), reward, terminated, False, _first(info)
+            return self._observation(), reward, terminated, False, _first_row(info)
 
     @plain_mode()
     def score(self, latents: np.ndarray) -> dict[str, np.ndarray]:
-        """Score images of ``latents`` as if each were this edit's current one.
+        """Score ``latents`` as if each were this edit's current one.
 
-        For search methods: counts towards ``evaluations``, does not move the edit.
+        Meant for search methods. It counts towards ``evaluations`` and does not move the edit.
 
         Args:
             latents: float ``[N, latent_dim]``.
@@ -138,23 +137,23 @@ class EditEnv(Editing, PlainSpec, gym.Env):
             ``attributes``, ``keep``, ``identity`` and ``success``.
 
         Raises:
-            ValueError: latents of another shape, or not finite numbers.
+            ValueError: latents of another shape, or values that are not finite.
         """
         self._check_begun("score")
-        checked = read_latents(latents, self.backbone.latent_dim)
-        tensor = torch.from_numpy(checked).to(self.core.device)
-        rows = torch.zeros(len(tensor), dtype=torch.int64, device=self.core.device)
+        core = self.core
+        points = torch.from_numpy(read_latents(latents, core.backbone.latent_dim)).to(core.device)
+        rows = torch.zeros(len(points), dtype=torch.int64, device=core.device)
         with self._undo(), torch.no_grad():
-            parts = self.core.potential(self.core.assess(tensor, rows), rows)
-        named = dict(zip(COMPONENTS, parts.unbind(), strict=True))
-        scores = {"potential": parts.sum(dim=0), **named}
+            components = core.potential(core.assess(points, rows), rows)
+        scores = {"potential": components.sum(dim=0)}
+        scores |= dict(zip(COMPONENTS, components.unbind(), strict=True))
         return {name: value.cpu().numpy().copy() for name, value in scores.items()}
 
     @plain_mode()
     def get_state(self) -> dict[str, Any]:
-        """Return the state of the edit: plain dicts, numbers and arrays, which can be pickled.
+        """Return the whole edit as plain dicts, numbers and arrays, which can be pickled.
 
-        The step limit that ``gym.make`` applies is counted by its wrapper and not included.
+        The step limit of ``gym.make`` is counted by a wrapper and is not part of it.
         """
         self._check_begun("get_state")
         return self._state()
@@ -164,10 +163,10 @@ class EditEnv(Editing, PlainSpec, gym.Env):
         """Continue from what :meth:`get_state` of an environment with the same arguments returned.
 
         Raises:
-            ValueError: not such a state; nothing is changed then.
+            ValueError: not such a state; the environment then stays as it was.
         """
         check_state(state, self._state())
-        rng = generator(state["random"])
+        rng = random_generator(state["random"])
         with self._undo():
             self.core.set_state(state["core"])
             self.np_random = rng
@@ -176,11 +175,11 @@ class EditEnv(Editing, PlainSpec, gym.Env):
 
     @plain_mode()
     def view(self) -> EditView:
-        """Return what a frame shows of the current edit."""
+        """Return what a frame shows of the edit now."""
         return view_edit(self.core, 0, self._steps, self._return)
 
     def render(self) -> np.ndarray | None:
-        """A frame uint8 ``[H, W, 3]`` if ``render_mode`` is ``"rgb_array"``."""
+        """Return a frame uint8 ``[H, W, 3]`` if ``render_mode`` is ``"rgb_array"``."""
         if self.render_mode == "rgb_array":
             return draw_frame(self.view())
         if self.render_mode == "human":
@@ -188,7 +187,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
         return None
 
     def close(self) -> None:
-        """Close the window, if there is one."""
+        """Close the window, if one is open."""
         if self._window is not None:
             self._window.close()
             self._window = None
@@ -202,7 +201,7 @@ class EditEnv(Editing, PlainSpec, gym.Env):
         }
 
     def _undo(self) -> Undo:
-        """Return what undoes an interrupted block."""
+        """Return a context that undoes an interrupted block."""
         own = ("_begun", "_steps", "_return", "_np_random", "_np_random_seed")
         return Undo((self, own), (self.core, CHANGING))
 
@@ -223,21 +222,12 @@ class EditEnv(Editing, PlainSpec, gym.Env):
         self._window.show(draw_frame(self.view()))
 
 
-class NudgeEnv(EditEnv):
-    """An editing environment whose discrete actions a keyboard can trigger."""
-
-    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
-        """Return which key triggers which action, for ``gymnasium.utils.play.play``."""
-        keys = NUDGE_KEYS[: 2 * len(self.core.directions)]
-        return {(ord(key),): action for action, key in enumerate(keys)}
-
-
-def _first(info: dict[str, Any]) -> dict[str, Any]:
-    """Row 0 of batched infos as plain Python numbers and numpy arrays."""
-    first = {}
+def _first_row(info: dict[str, Any]) -> dict[str, Any]:
+    """Return row 0 of batched infos as Python numbers and numpy arrays."""
+    first: dict[str, Any] = {}
     for key, value in info.items():
         if isinstance(value, dict):
-            first[key] = _first(value)
+            first[key] = _first_row(value)
         else:
             first[key] = value[0].cpu().numpy().copy() if value.ndim > 1 else value[0].item()
     return first

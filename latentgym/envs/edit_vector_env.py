@@ -1,4 +1,4 @@
-"""Many edits at once: what all batched editing environments share."""
+"""The batched editing environment: many edits at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
@@ -15,14 +16,14 @@ from gan_backbones import Backbone
 from gan_backbones.utils.devices import plain_mode
 from latentgym.core import ALL_ROWS, CHANGING, EditCore, Rows
 from latentgym.envs import vector_utils
-from latentgym.envs.editing import Editing
+from latentgym.envs.edit_rules import EditRules
 from latentgym.envs.interrupts import Undo
 from latentgym.envs.options import (
     VECTOR_OPTIONS,
     check_render_mode,
     check_state,
-    generator,
     one_line,
+    random_generator,
     read_action,
     read_options,
 )
@@ -30,20 +31,19 @@ from latentgym.rendering.frame import draw_frame, tile, view_edit
 from latentgym.task import EditTask
 
 
-class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
-    """A core of many rows, with one batched forward pass per step.
+class EditVectorEnv(vector_utils.RowsVectorEnv, EditRules):
+    """Many edits: a core of ``num_envs`` rows, with one batched forward pass per step.
 
-    The other half of an environment is a subclass of `Editing`.
+    Subclasses add the rules, see `EditRules`.
 
-    Row ``i`` equals a single environment that was seeded with ``seed + i`` and given the same
-    actions: latents, actions and end flags exactly, rewards up to float rounding.
+    Row ``i`` equals a single environment with the seed ``seed + i`` and the same actions: latents,
+    actions and end flags exactly, rewards up to float rounding.
 
-    With ``tensors=True`` actions are taken, and observations, rewards, flags and infos given, as
-    tensors on the task's ``device``, without a copy to the host. A step then waits for the device
-    only where an episode ends, since starts are drawn on the host; with ``terminate_on_success``
-    it has to look for ended episodes, and so waits at each step. Away from the CPU, values of
-    actions are not checked, and a network's value that is not finite is reported when an episode
-    ends.
+    With ``tensors=True`` actions, observations, rewards, flags and infos are tensors on the task's
+    ``device``, without a copy to the host. A step then waits for the device only if an episode
+    ends, since starts are drawn on the host; with ``terminate_on_success`` it has to look for ended
+    episodes, and so waits at each step. On other devices than the CPU, values of actions are not
+    checked, and a network's value that is not finite is reported when an episode ends.
 
     Args:
         num_envs: number of rows.
@@ -51,12 +51,12 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         autoreset_mode: what happens to a row whose episode has ended (`AutoresetMode`, or its
             value as text).
         render_mode: ``"rgb_array"``: :meth:`render` returns each row's frame.
-        tensors: take and return torch tensors instead of NumPy arrays. ``final_obs`` then is a
-            batch of all rows; ``_final_obs`` is the mask of those that ended.
-        **task: as for `latentgym.task.EditTask`.
+        tensors: use torch tensors instead of numpy arrays. ``final_obs`` is then a batch of all
+            rows; ``_final_obs`` masks the ended ones.
+        **task: settings of `latentgym.task.EditTask`.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     @plain_mode()
     def __init__(
@@ -75,10 +75,10 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.tensors = tensors
-        edit_task = EditTask(**task)
-        self._never_waits = tensors and torch.device(edit_task.device).type != "cpu"
+        settings = EditTask(**task)
+        self._never_waits = tensors and torch.device(settings.device).type != "cpu"
         self.core = EditCore(
-            edit_task, num_envs, self.needs_images, check_at_once=not self._never_waits
+            settings, num_envs, self.observes_pictures, check_at_once=not self._never_waits
         )
         self.single_observation_space = self.make_observation_space()
         self.single_action_space = self.make_action_space()
@@ -92,7 +92,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
 
     @property
     def backbone(self) -> Backbone:
-        """The backbone that is edited."""
+        """The backbone whose latents are edited."""
         return self.core.backbone
 
     @plain_mode()
@@ -105,25 +105,25 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         """Begin new edits in all rows, or in those of ``options["reset_mask"]``.
 
         Args:
-            seed: row ``i`` is seeded with ``seed + i``, or with the i-th of a sequence.
+            seed: random seed; row ``i`` gets ``seed + i``, or the i-th value of a sequence.
             options: ``"reset_mask"``: bool ``[num_envs]``; ``"latent"``: start latents
                 ``[num_envs, latent_dim]`` or one ``[latent_dim]`` for all; ``"target"``: dict of
-                wanted variants for all rows. The dict is read, never changed.
+                wanted variants for all rows. The dict is not changed.
 
         Raises:
             ValueError: a seed or an option of the wrong shape, out of bounds, or with unknown
                 names.
-            gymnasium.error.Error: a row's seed is negative or no integer.
+            gymnasium.error.Error: a row's seed is negative or not an integer.
         """
-        latents, target = read_options(self.core, options, self.num_envs, VECTOR_OPTIONS)
+        latents, target = read_options(self.core, options, VECTOR_OPTIONS)
         mask = self._read_mask(options)
         with self._undo() as undo:
             self._seed_rows(seed, mask)
-            self._begun = False  # until this succeeds
-            self._begin(mask, undo, latents, target)
+            self._begun = False  # until the reset has succeeded
+            self._reset_rows(mask, undo, latents, target)
             self._begun = True
-            rows = self._rows(mask)
-            return self._observations(), self._spread(self.core.info(rows), mask, rows)
+            info = self.core.info(self._rows(mask))
+            return self._observations(), self._masked_infos(info, mask)
 
     @plain_mode()
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -131,8 +131,8 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
 
         Raises:
             ValueError: actions outside the action space.
-            gymnasium.error.ResetNeeded: no edits were begun, the last step failed, or a row has
-                ended, in `AutoresetMode.DISABLED`.
+            gymnasium.error.ResetNeeded: no edits have begun, the last step failed, or a row has
+                ended in `AutoresetMode.DISABLED`.
             FloatingPointError: a network returned a value that is not finite.
         """
         if not self._begun:
@@ -140,7 +140,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         resetting = vector_utils.rows_to_reset(self.autoreset_mode, self._ended)
         actions = self._read_actions(actions)
         with self._undo() as undo:
-            self._begun = False  # until this succeeds
+            self._begun = False  # until the step has succeeded
             returned = self._step(actions, resetting, undo)
             self._begun = True
             return returned
@@ -153,21 +153,21 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         self._steps = self._steps + moving
         truncations = moving & (self._steps >= self._limit)
         terminations = np.zeros_like(truncations)
-        # Where all end by the step limit, the judge runs together with the other networks.
+        # If the step limit ends all episodes, the judge shares the forward pass.
         judge = bool((truncations == moving).all())
         rewards = torch.zeros(0, dtype=torch.float32, device=self.core.device)
         parts: dict[str, torch.Tensor] = {}
         if moving.any():
-            components = self.core.step(rows, self.to_moves(actions[rows]), judge)
-            rewards, parts = self.to_rewards(rows, components)
+            components = self.core.step(rows, self.latent_moves(actions[rows]), judge)
+            rewards, parts = self.reward(rows, components)
             if self.core.task.terminate_on_success:
                 terminations[moving] = self.should_terminate(rows).cpu().numpy()
-        if rows is not ALL_ROWS:
-            self._begin(resetting, undo)
-        rewards = self._in_full(rewards, rows)
+        if resetting.any():
+            self._reset_rows(resetting, undo)
+        rewards = self._at_full_length(rewards, moving)
         self._returns = self._returns + rewards
         ended = terminations | truncations
-        infos = self._infos(moving, rows, parts, ended, judge)
+        infos = self._infos(moving, parts, ended, judge)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
             infos = self._reset_within_step(ended, parts, infos, undo)
         else:
@@ -182,7 +182,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
 
     @plain_mode()
     def get_state(self) -> dict[str, Any]:
-        """Return the state of the edits: plain dicts, lists, numbers and arrays, to be pickled."""
+        """Return the edits as plain dicts, lists, numbers and arrays, which can be pickled."""
         if not self._begun:
             raise gym.error.ResetNeeded("call reset before get_state")
         return self._state()
@@ -192,10 +192,10 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         """Continue from what :meth:`get_state` of an environment with the same arguments returned.
 
         Raises:
-            ValueError: not such a state; nothing is changed then.
+            ValueError: not such a state; the environment then stays as it was.
         """
         check_state(state, self._state())
-        rngs = [generator(saved) for saved in state["random"]]
+        rngs = [random_generator(saved) for saved in state["random"]]
         with self._undo():
             self.core.set_state(state["core"])
             self._set_generators(rngs)
@@ -205,7 +205,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
 
     @plain_mode()
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Each row's frame uint8 ``[H, W, 3]``, as its single environment draws it.
+        """Draw each row's frame uint8 ``[H, W, 3]``, as its single environment does.
 
         Returns:
             ``num_envs`` frames, or ``None`` without a render mode.
@@ -222,9 +222,9 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
 
     @plain_mode()
     def render_grid(self) -> np.ndarray:
-        """All current images, without captions, as one picture uint8 ``[H, W, 3]``.
+        """Tile all current images, without captions, into one picture uint8 ``[H, W, 3]``.
 
-        It needs no render mode.
+        This works without a render mode.
         """
         if not self._begun:
             raise gym.error.ResetNeeded("call reset before render_grid")
@@ -233,12 +233,12 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
     # Inside -------------------------------------------------------------------------------------
 
     def _undo(self) -> Undo:
-        """Return what undoes an interrupted block."""
+        """Return a context that undoes an interrupted block."""
         own = ("_begun", "_steps", "_returns", "_ended", "_rngs", "_seeds")
         return Undo((self, own), (self.core, CHANGING))
 
     def _state(self) -> dict[str, Any]:
-        rngs = self._rngs or [np.random.default_rng()] * self.num_envs
+        rngs = self._rngs or [np.random.default_rng()] * self.num_envs  # before the first reset
         return {
             "core": self.core.get_state(),
             "random": [rng.bit_generator.state for rng in rngs],
@@ -247,16 +247,17 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
             "ended": self._ended.copy(),
         }
 
-    def _begin(
+    def _reset_rows(
         self,
         mask: np.ndarray,
         undo: Undo,
         latents: np.ndarray | None = None,
         target: Mapping[str, str] | None = None,
     ) -> None:
-        rngs = self._generators(mask)
+        rngs = [self._rngs[row] for row in np.flatnonzero(mask).tolist()]
         undo.remember(rngs)
-        self.core.reset(self._rows(mask), rngs, None if latents is None else latents[mask], target)
+        starts = None if latents is None else latents[mask]
+        self.core.reset(self._rows(mask), rngs, starts, target)
         begun = torch.from_numpy(mask.copy()).to(self.core.device)
         self._returns = self._returns.masked_fill(begun, 0.0)
         self._steps = np.where(mask, 0, self._steps)
@@ -269,63 +270,66 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         infos: dict[str, Any],
         undo: Undo,
     ) -> dict[str, Any]:
-        """Reset the ended rows; what they ended with goes into final_obs and final_info."""
-        observations, info = self._observations(), self._narrow(infos, ended)
+        """Reset the ended rows; their last observations and infos become final_obs, final_info."""
+        observations, info = self._observations(), self._narrow_masks(infos, ended)
         if self.tensors:
             flags = {name: self._flags(ended) for name in ("_final_obs", "_final_info")}
             final = {"final_obs": observations, "final_info": info, **flags}
         else:
             final = vector_utils.final_infos(observations, info, ended)
-        self._begin(ended, undo)
+        self._reset_rows(ended, undo)
         self._ended = np.zeros_like(ended)
-        rows = self._rows(~ended)
-        going_on = {} if ended.all() else {name: value[rows] for name, value in parts.items()}
-        return self._infos(~ended, rows, going_on, np.zeros_like(ended), False) | final
+        continuing = self._rows(~ended)
+        others = {} if ended.all() else {name: part[continuing] for name, part in parts.items()}
+        return self._infos(~ended, others, np.zeros_like(ended), False) | final
 
     def _infos(
         self,
         moved: np.ndarray,
-        rows: Rows,
         parts: dict[str, torch.Tensor],
         ended: np.ndarray,
         judged: bool,
     ) -> dict[str, Any]:
-        """Infos as Gymnasium's vector environments lay them out: arrays with masks."""
-        infos = self._spread(self.core.info(ALL_ROWS), np.ones_like(moved), ALL_ROWS)
+        """Return a step's infos, each with its mask.
+
+        Args:
+            moved: mask of the rows that were moved.
+            parts: components of their rewards.
+            ended: mask of the rows whose episode ended.
+            judged: whether the judge was asked in this step.
+        """
+        infos = self._masked_infos(self.core.info(ALL_ROWS), np.ones_like(moved))
         if parts:
-            infos |= self._spread({"rewards": parts}, moved, rows)
+            infos |= self._masked_infos({"rewards": parts}, moved)
         if ended.any():
-            rows = self._rows(ended)
-            infos |= self._spread(self.core.judge_metrics(rows, judged), ended, rows)
+            metrics = self.core.judge_metrics(self._rows(ended), judged)
+            infos |= self._masked_infos(metrics, ended)
             if self._never_waits:
                 self.core.raise_unless_finite()
         return infos
 
-    def _spread(self, info: dict[str, Any], mask: np.ndarray, rows: Rows) -> dict[str, Any]:
-        """Batched infos of ``rows``, those of ``mask``, in full length, each with its ``_mask``."""
-        spread: dict[str, Any] = {}
-        for key, value in info.items():
-            if isinstance(value, dict):
-                spread[key] = self._spread(value, mask, rows)
-            else:
-                value = self._in_full(value, rows)
-                spread[key] = value if self.tensors else _as_numpy(value)
-            spread[f"_{key}"] = self._flags(mask)
-        return spread
+    def _masked_infos(self, info: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+        """Lay out infos of the rows in ``mask`` at full length, each with its ``_mask``."""
 
-    def _in_full(self, value: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """One entry for each row: ``value`` for ``rows``, zero for the others."""
-        if rows is ALL_ROWS:
+        def lay_out(value: torch.Tensor) -> torch.Tensor | np.ndarray:
+            value = self._at_full_length(value, mask)
+            return value if self.tensors else _as_numpy(value)
+
+        return vector_utils.with_masks(info, lay_out, lambda: self._flags(mask))
+
+    def _at_full_length(self, value: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
+        """Return one entry for each row: ``value`` for those in ``mask``, zero for the others."""
+        if mask.all():
             return value
         full = value.new_zeros(self.num_envs, *value.shape[1:])
-        full[rows] = value
+        full[self._rows(mask)] = value
         return full
 
-    def _narrow(self, infos: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
-        """The same infos, shown for the rows in ``mask`` alone."""
+    def _narrow_masks(self, infos: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+        """Return the same infos with masks that are true only in ``mask``."""
         flags = self._flags(mask)
         return {
-            key: self._narrow(value, mask)
+            key: self._narrow_masks(value, mask)
             if isinstance(value, dict)
             else (value & flags if key.startswith("_") else value)
             for key, value in infos.items()
@@ -340,7 +344,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         return observations.cpu().numpy()
 
     def _flags(self, mask: np.ndarray) -> Any:
-        """A copy of a mask, as what this environment gives."""
+        """Return a copy of a mask, as an array or tensor."""
         if not self.tensors:
             return mask.copy()
         if not mask.any():
@@ -350,6 +354,7 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         return torch.from_numpy(mask.copy()).to(self.core.device)
 
     def _rows(self, mask: np.ndarray) -> Rows:
+        """Return the rows of the core that are in a mask."""
         if mask.all():
             return ALL_ROWS
         return torch.from_numpy(np.flatnonzero(mask)).to(self.core.device)
@@ -362,16 +367,16 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
         return torch.from_numpy(read_action(self.action_space, actions)).to(self.core.device)
 
     def _read_tensor(self, actions: Any) -> torch.Tensor:
-        """Actions on the device: their values are not looked at, as that would wait for it."""
+        """Check a tensor of actions, but not its values: that would wait for the device."""
         space = self.action_space
-        kind = torch.int64 if np.issubdtype(space.dtype, np.integer) else torch.float32
-        described = (
-            f"{actions.dtype} {tuple(actions.shape)}"
-            if isinstance(actions, torch.Tensor)
-            else one_line(actions)
-        )
-        if described != f"{kind} {space.shape}":
-            raise ValueError(f"actions are {described}; expected a tensor {kind} {space.shape}")
+        is_discrete = isinstance(self.single_action_space, spaces.Discrete)
+        dtype = torch.int64 if is_discrete else torch.float32
+        is_tensor = isinstance(actions, torch.Tensor)
+        if not is_tensor or actions.dtype != dtype or actions.shape != space.shape:
+            described = (
+                f"{actions.dtype} {tuple(actions.shape)}" if is_tensor else one_line(actions)
+            )
+            raise ValueError(f"actions are {described}; expected a tensor {dtype} {space.shape}")
         return actions.detach().to(self.core.device)
 
     def _read_mask(self, options: dict[str, Any] | None) -> np.ndarray:
@@ -382,6 +387,6 @@ class EditVectorEnv(Editing, vector_utils.RowsVectorEnv):
 
 
 def _as_numpy(info: torch.Tensor) -> np.ndarray:
-    """An info as `SyncVectorEnv` has it: single environments give numbers as Python's floats."""
+    """Return an info as `SyncVectorEnv` would: single environments return numbers as floats."""
     array = info.cpu().numpy()
     return array.astype(np.float64) if info.ndim == 1 and info.is_floating_point() else array

@@ -1,8 +1,8 @@
-"""Steps and resets that an interrupt leaves undone instead of half done."""
+"""Steps and resets that are undone if an interrupt cuts them off halfway."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -11,20 +11,19 @@ import numpy as np
 from gan_backbones import BackboneError
 
 FAILURES = (FloatingPointError, BackboneError)
-"""Errors of a network that has failed: the episode cannot continue, and nothing is undone."""
+"""Errors of a failed network: the episode cannot continue, and nothing is undone."""
 
 
 class Undo:
     """A block of code whose changes are undone if it is interrupted.
 
-    The stop button of a notebook, Ctrl-C and the exceptions of signal handlers can strike at any
-    line. After one of them, and any other exception but those of `FAILURES`, all is as it was
-    before the block. Attributes are restored by reference, so that nothing needs to be copied:
-    the block must replace their values, not change them in place.
+    A notebook's stop button, Ctrl-C and signal handlers can raise an exception at any line. After
+    one of these, or any other exception but `FAILURES`, the block's changes are undone. Attributes
+    are restored by reference, so that nothing needs to be copied: the block must replace their
+    values, not change them in place.
 
     Args:
-        *parts: objects, each with the names of the attributes that the block replaces; see
-            :meth:`add`.
+        *parts: objects, each with the names of the attributes that the block replaces.
 
     Example:
         >>> class Counter:
@@ -41,20 +40,18 @@ class Undo:
 
     def __init__(self, *parts: tuple[object, Iterable[str]]):
         self._attributes: list[tuple[object, str, Any]] = []
-        self._random: list[tuple[np.random.BitGenerator, dict[str, Any]]] = []
+        self._random: list[tuple[np.random.BitGenerator, Mapping[str, Any]]] = []
         for part, names in parts:
             self.add(part, names)
 
     def add(self, part: object, names: Iterable[str]) -> Undo:
-        """Undo changes of these attributes of an object, too; returns itself."""
+        """Also undo changes of these attributes of an object; return the context itself."""
         self._attributes += [(part, name, getattr(part, name)) for name in names]
         return self
 
     def remember(self, rngs: Iterable[np.random.Generator]) -> None:
-        """Undo the draws from these generators, too. To be called before they are made."""
-        for rng in rngs:
-            state: Any = rng.bit_generator.state
-            self._random.append((rng.bit_generator, state))
+        """Also undo draws from these generators; call this before drawing."""
+        self._random += [(rng.bit_generator, rng.bit_generator.state) for rng in rngs]
 
     def __enter__(self) -> Undo:
         return self

@@ -2,65 +2,154 @@
 
 from __future__ import annotations
 
-from latentgym.envs.edit_env import NudgeEnv
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from latentgym.core import COMPONENTS, Rows
+from latentgym.envs.edit_env import EditEnv
+from latentgym.envs.edit_rules import EditRules, Observation
 from latentgym.envs.edit_vector_env import EditVectorEnv
+from latentgym.scores import LOG_FLOOR
+
+NUDGE_KEYS = "qawsedrftgyhujikol1z2x3c4v5b6n7m"
+"""One key per action: the key that raises a direction is above the key that lowers it."""
 
 
-class LatentEditEnv(NudgeEnv):
+class LatentEditRules(EditRules):
+    """Nudges along one direction per step; a flat observation; rewards for improving."""
+
+    def make_action_space(self) -> spaces.Space:
+        """Return `Discrete(2 * K)`: up and down along each direction."""
+        return spaces.Discrete(2 * len(self.core.directions))
+
+    def latent_moves(self, actions: torch.Tensor) -> torch.Tensor:
+        """Return the nudges float32 ``[N, latent_dim]`` of actions int64 ``[N]``."""
+        return self.core.nudges[actions]
+
+    def make_observation_space(self) -> spaces.Space:
+        """Return the box of the task's observation parts."""
+        return self.flat_space(self.core.task.observation)
+
+    def observe(self, rows: Rows) -> Observation:
+        """Return the task's observation parts side by side, float32 ``[N, D]``."""
+        return self.flat_observation(rows, self.core.task.observation)
+
+    def reward(
+        self, rows: Rows, components: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the sum of the components, each the weighted improvement of one score."""
+        return components.sum(dim=0), dict(zip(COMPONENTS, components.unbind(), strict=True))
+
+    def should_terminate(self, rows: Rows) -> torch.Tensor:
+        """Return where the goal is reached; see `latentgym.core.EditCore.check_goal`."""
+        return self.core.goal_reached[rows]
+
+    def flat_space(self, parts: Sequence[str]) -> spaces.Box:
+        """Return the box of some observation parts side by side."""
+        core = self.core
+        latent_dim, size = core.backbone.latent_dim, core.schema.size
+        bound = core.task.latent_bound
+        if isinstance(bound, str):  # "sphere"
+            bound = math.sqrt(latent_dim)
+        bounds = {
+            "latent": (latent_dim, -bound, bound),
+            "target": (size, 0.0, 1.0),
+            "start": (size, 0.0, 1.0),
+            "attributes": (size, LOG_FLOOR, 0.0),
+            "realism": (2, 0.0, 1.0),
+        }
+        chosen = [bounds[part] for part in parts]
+        low = [np.full(length, low, np.float32) for length, low, _ in chosen]
+        high = [np.full(length, high, np.float32) for length, _, high in chosen]
+        return spaces.Box(np.concatenate(low), np.concatenate(high), dtype=np.float32)
+
+    def flat_observation(self, rows: Rows, parts: Sequence[str]) -> torch.Tensor:
+        """Return some observation parts side by side, float32 ``[N, D]``."""
+        return torch.cat([self._observation_part(part, rows) for part in parts], dim=1)
+
+    def _observation_part(self, part: str, rows: Rows) -> torch.Tensor:
+        core = self.core
+        if part == "latent":
+            return core.latents[rows]
+        if part == "target":
+            return core.wanted[rows]
+        if part == "start":
+            return core.start_seen[rows]
+        if part == "attributes":
+            return core.attributes[rows]
+        assert part == "realism", part
+        return torch.sigmoid(torch.stack([core.realism[rows], core.start_realism[rows]], dim=1))
+
+
+class NudgeEnv(EditEnv):
+    """An editing environment whose discrete nudges can be given on a keyboard."""
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Return keys to actions for ``gymnasium.utils.play.play``; as many as there are keys."""
+        keys = NUDGE_KEYS[: 2 * len(self.core.directions)]
+        return {(ord(key),): action for action, key in enumerate(keys)}
+
+
+class LatentEditEnv(LatentEditRules, NudgeEnv):
     """## Description
 
-    A frozen generator turns a latent `z` into an image. The agent gets a target, such as red hair,
-    and nudges `z` along one direction per step. The reward is the improvement in three scores: the
-    target's probability, realism, and what stays unchanged. No gradients are needed.
+    A frozen generator turns a latent `z` into an image. The agent is asked for an attribute, say
+    red hair, and nudges `z` along one direction per step. It is rewarded for improving: for images
+    that match the target better, look more realistic, and keep the rest as it was. No gradients
+    are needed.
 
     ## Action Space
 
     `Discrete(2 * K)`: action `2 i` moves the latent by `+delta` along direction `i`, action
     `2 i + 1` by `-delta`. The latent stays within `latent_bound`.
 
-    To play by hand: `gymnasium.utils.play.play(env, wait_on_player=True)`, with
-    `render_mode="rgb_array"`. The keys q, w, ... o raise directions 0 to 8, and a, s, ... l below
-    them lower these; 1 to 7 and z, x, ... m are for directions 9 to 15. `latentgym play` has all
-    directions, and undo.
+    By hand: `gymnasium.utils.play.play(env, wait_on_player=True)`, with `render_mode="rgb_array"`.
+    The keys q, w, ... o raise directions 0 to 8 and a, s, ... l below them lower them; 1 to 7 and
+    z, x, ... m do so for directions 9 to 15. `latentgym play` reaches every direction, and undoes.
 
     ## Observation Space
 
-    A flat float32 `Box`, the concatenated parts of `observation` (d: latent length; V: number of
+    A flat float32 `Box`, the parts of `observation` side by side (d: latent length; V: number of
     variants of all attributes):
 
     | Part | Length | Range | Meaning |
     |---|---|---|---|
     | `latent` | d | ±latent_bound (±sqrt(d) on the sphere) | the current latent |
-    | `target` | V | 0, 1 | one-hot of the wanted variants; zero for attributes outside the target |
+    | `target` | V | 0, 1 | one-hot of the wanted variants; zero where an attribute is free |
     | `start` | V | 0, 1 | one-hot of what the classifier saw in the start image |
     | `attributes` | V | -15 to 0 | log-probabilities the classifier gives the current image |
     | `realism` | 2 | 0 to 1 | the discriminator's probability now, and at the start |
 
     ## Rewards
 
-    The sum of the components in `info["rewards"]`. Each is the change of a score in this step, so
-    an episode's return is the improvement by the whole edit:
+    The sum of the components in `info["rewards"]`, each the change of a score in this step. An
+    episode's return is therefore the improvement of the whole edit:
 
     - `realism`: `realism_weight` times the change of `realism_score`: `"log_probability"`,
       `"probability"` (times 100) or `"logit"` of the discriminator.
     - `attributes`: `attribute_weight` times the change of `attribute_score`: mean
       `"log_probability"` of the wanted variants, `"cosine"` of probabilities and one-hot target
-      (times 100), or `"margin"`, their mean log-odds. With `attribute_reward="absolute"`, the
-      score itself at each step instead of its change.
+      (times 100), or `"margin"`, their mean log-odds. With `attribute_reward="absolute"` the
+      score itself in each step, not its change, as in the coursework that this package grew out
+      of.
     - `keep`: `keep_weight` times the change of the mean log-probability of what the start image
-      had in the attributes outside the target. Without it, turning every start into one fixed
-      face that has the target is as good as editing.
+      had in the attributes outside the target. Without it, moving to one fixed other face that
+      has the target is rewarded as well as editing this one.
     - `identity`: `identity_weight` times the change of the similarity to the start image: minus
-      the mean absolute difference of pixels in [0, 1].
-    - `success`: `success_bonus` while the goal is reached: the classifier gives every wanted
-      variant a probability of at least 0.9, and the discriminator's probability is at least 0.25
-      and not below the start's. Subtracted again if the edit leaves the goal. Without the bonus,
-      an edit that terminates on success would gain less than one that keeps moving near the goal.
+      the mean absolute difference of pixels, whose range is one.
+    - `success`: `success_bonus` when the goal is reached: the classifier gives every wanted variant
+      a probability of at least 0.9, and the discriminator's realism is at least the start's and at
+      least 0.25. Taken back if the edit leaves that state. Without it, an edit that terminates at
+      the goal would return less than one that keeps moving near the goal.
 
     ## Starting State
 
-    A latent from N(0, I), clipped to the bounds. With `start="lacks_target"` it is drawn again as
-    long as the classifier or the judge sees the target in it. `reset(options={"latent": ...,
+    A latent from N(0, I), brought within the bounds. With `start="lacks_target"` it is drawn again
+    while the classifier or the judge already sees the target in it. `reset(options={"latent": ...,
     "target": ...})` sets either.
 
     ## Episode End
@@ -85,11 +174,11 @@ class LatentEditEnv(NudgeEnv):
     | `target` | `None` | variants wanted, as `{"hairColor": "a55728"}`; or a list of attributes, one of which is drawn per episode with a variant; `None`: any attribute |
     | `directions` | `"attributes"` | `"coordinates"`, `"pca"`, `"sefa"`, `"attributes"` (see `gan_backbones.latents.directions`), or a matrix `[K, d]` as nested lists |
     | `num_directions` | `None` | number of PCA or SeFa directions; `None`: 24, or as many as there are |
-    | `num_probes` | 2048 | number of random images that `"pca"` and `"attributes"` directions are fitted to when a backbone is first used; the result is cached on disk |
+    | `num_probes` | 2048 | number of random images that `"pca"` and `"attributes"` directions are fitted to, at the first use of a backbone; the result is kept on disk |
     | `delta` | 0.5 | length of a nudge |
-    | `latent_bound` | 3.0 | each coordinate is clipped to this range; `"sphere"`: the latent is projected onto the sphere of radius sqrt(d), near which N(0, I) concentrates |
+    | `latent_bound` | 3.0 | each coordinate is clipped to plus and minus this; or `"sphere"`: the latent is projected onto the sphere of radius sqrt(d), near which N(0, I) lies |
     | `start` | `"lacks_target"` | or `"any"` |
-    | `observation` | all parts | parts of the observation, in order |
+    | `observation` | all parts | which parts the observation has, in order |
     | `realism_score`, `realism_weight` | `"log_probability"`, 10.0 | see Rewards |
     | `attribute_score`, `attribute_weight` | `"log_probability"`, 5.0 | see Rewards |
     | `attribute_reward` | `"relative"` | or `"absolute"`; see Rewards |
@@ -97,9 +186,9 @@ class LatentEditEnv(NudgeEnv):
     | `identity_weight` | 0.0 | see Rewards |
     | `success_bonus` | 5.0 | see Rewards |
     | `terminate_on_success` | `False` | see Episode End |
-    | `bf16` | `False` | compute in bfloat16: about twice as fast on processors that support it, and precise enough for training; scores differ by some hundredths, a probability by up to a tenth |
-    | `compile` | `False` | compile the networks with `torch.compile`: takes some seconds once, then is faster |
-    | `device` | `"cpu"` | device of the networks |
+    | `bf16` | `False` | compute in bfloat16: about twice as fast where the processor has it, good enough to train in; scores are off by some hundredths, a probability by up to a tenth |
+    | `compile` | `False` | compile the networks with `torch.compile`: some seconds once, then faster |
+    | `device` | `"cpu"` | where the networks run |
     | `label` | `None` | for a backbone whose generator is conditional (a conditional VAE's decoder): the label of its images, as `{"digit": "7"}`, with a variant for every attribute; it stays fixed while the latent is edited |
     | `render_mode` | `None` | `"human"` or `"rgb_array"` |
 
@@ -109,5 +198,5 @@ class LatentEditEnv(NudgeEnv):
     """  # noqa: D415, E501
 
 
-class LatentEditVectorEnv(EditVectorEnv):
+class LatentEditVectorEnv(LatentEditRules, EditVectorEnv):
     """Many edits at once: see :class:`LatentEditEnv` and `EditVectorEnv`."""

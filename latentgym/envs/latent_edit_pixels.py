@@ -9,15 +9,15 @@ import torch
 from gymnasium import spaces
 
 from latentgym.core import Rows
-from latentgym.envs.edit_env import NudgeEnv
+from latentgym.envs.edit_rules import Observation
 from latentgym.envs.edit_vector_env import EditVectorEnv
-from latentgym.envs.editing import Editing, vector_space
+from latentgym.envs.latent_edit import LatentEditRules, NudgeEnv
 
 
-class _PixelEditing(Editing):
-    """Observes the image and the target."""
+class LatentEditPixelsRules(LatentEditRules):
+    """`LatentEdit-v0` with observations of the image and the target."""
 
-    needs_images = True
+    observes_pictures = True
 
     def __init__(self, *args: Any, **task: Any):
         if "observation" in task:
@@ -26,18 +26,18 @@ class _PixelEditing(Editing):
             )
         super().__init__(*args, **task)
 
-    def make_observation_space(self) -> spaces.Dict:
-        """Return the space of an image ``[H, W, C]`` and the target."""
+    def make_observation_space(self) -> spaces.Space:
+        """Return the space of the image ``[H, W, C]`` and the target."""
         channels, height, width = self.core.image_shape
         return spaces.Dict(
             {
                 "image": spaces.Box(0, 255, (height, width, channels), np.uint8),
-                "target": vector_space(self.core, ("target",)),
+                "target": self.flat_space(("target",)),
             }
         )
 
-    def observe(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """Return the current images uint8 ``[N, H, W, C]`` and targets ``[N, V]``."""
+    def observe(self, rows: Rows) -> Observation:
+        """Return the current images uint8 ``[N, H, W, C]`` and targets float32 ``[N, V]``."""
         assert self.core.pictures is not None
         images = self.core.pictures[rows].permute(0, 2, 3, 1)
         return {
@@ -46,11 +46,11 @@ class _PixelEditing(Editing):
         }
 
 
-class LatentEditPixelsEnv(_PixelEditing, NudgeEnv):
+class LatentEditPixelsEnv(LatentEditPixelsRules, NudgeEnv):
     """## Description
 
-    `LatentEdit-v0` as a person would play it: the agent sees the image and the target, but neither
-    the latent nor any score.
+    `LatentEdit-v0` as a person would play it: the agent sees the picture and the target, but
+    neither the latent nor any score.
 
     ## Action Space
 
@@ -62,13 +62,12 @@ class LatentEditPixelsEnv(_PixelEditing, NudgeEnv):
 
     | Key | Space | Meaning |
     |---|---|---|
-    | `image` | `Box(0, 255, (H, W, C), uint8)` | the current image; C is 1 (grey) or 3 (RGB) |
+    | `image` | `Box(0, 255, (H, W, C), uint8)` | the current image; C is 1 (gray) or 3 (RGB) |
     | `target` | `Box(0, 1, (V,), float32)` | one-hot of the wanted variants; zero where free |
 
     ## Rewards, Starting State, Episode End, Info, Arguments
 
-    As in `LatentEdit-v0` (`latentgym.envs.LatentEditEnv`), but for `observation`, which is not an
-    argument here.
+    As in `LatentEdit-v0` (`latentgym.envs.LatentEditEnv`), without the argument `observation`.
 
     ## Version History
 
@@ -76,5 +75,5 @@ class LatentEditPixelsEnv(_PixelEditing, NudgeEnv):
     """  # noqa: D415
 
 
-class LatentEditPixelsVectorEnv(_PixelEditing, EditVectorEnv):
+class LatentEditPixelsVectorEnv(LatentEditPixelsRules, EditVectorEnv):
     """Many edits at once: see :class:`LatentEditPixelsEnv` and `EditVectorEnv`."""

@@ -1,4 +1,4 @@
-"""Reading what users pass, with one clear line where it is wrong."""
+"""Checks of arguments, options, actions and saved states, with one clear line per error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from latentgym.core import EditCore
 from latentgym.rendering.frame import load_pygame
 
 VECTOR_OPTIONS = ("reset_mask",)
-"""Options of ``reset`` that every vector environment knows."""
+"""Options of ``reset`` that every vector environment has."""
 
 
 class PlainSpec:
@@ -30,19 +30,22 @@ class PlainSpec:
 
     @property
     def spec(self) -> EnvSpec | None:
-        """How `gymnasium.make` or `gymnasium.make_vec` made the environment."""
+        """Specification that `gymnasium.make` or `gymnasium.make_vec` used."""
         return self._spec
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
-        copied = copy.copy(spec)
-        if copied is not None:
-            copied.kwargs = plain(copied.kwargs)
-        self._spec = copied
+        if spec is not None:
+            spec = copy.copy(spec)
+            spec.kwargs = plain(spec.kwargs)
+        self._spec = spec
 
 
 def plain(value: Any) -> Any:
-    """An argument as JSON has it, copied: enums, paths, devices and numpy's values replaced."""
+    """Return a copy of an argument as plain JSON data.
+
+    Enums, paths, devices and numpy's values are replaced.
+    """
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -57,10 +60,10 @@ def plain(value: Any) -> Any:
 
 
 def check_options(options: Mapping[str, Any] | None, allowed: Sequence[str]) -> Mapping[str, Any]:
-    """The options of ``reset``; none are an empty dict.
+    """Return the options of ``reset``; an empty dict for None.
 
     Raises:
-        ValueError: no dict, or a key that is not allowed.
+        ValueError: not a dict, or a key that is not allowed.
     """
     if options is None:
         return {}
@@ -73,10 +76,15 @@ def check_options(options: Mapping[str, Any] | None, allowed: Sequence[str]) -> 
 
 
 def read_bounds(options: Mapping[str, Any], low: float, high: float) -> tuple[float, float]:
-    """The bounds ``"low"`` and ``"high"`` of ``reset``'s options, or those given.
+    """Return the bounds ``"low"`` and ``"high"`` of ``reset``'s options.
+
+    Args:
+        options: options of ``reset``.
+        low: default lower bound.
+        high: default upper bound.
 
     Raises:
-        ValueError: no finite number, or the lower bound above the upper one.
+        ValueError: not a finite number, or the lower bound above the upper one.
     """
     bounds = {"low": low, "high": high} | {k: options[k] for k in ("low", "high") if k in options}
     for key, bound in bounds.items():
@@ -91,18 +99,17 @@ def read_bounds(options: Mapping[str, Any], low: float, high: float) -> tuple[fl
 
 
 def read_options(
-    core: EditCore, options: Mapping[str, Any] | None, count: int, others: Sequence[str] = ()
+    core: EditCore, options: Mapping[str, Any] | None, others: Sequence[str] = ()
 ) -> tuple[np.ndarray | None, Mapping[str, str] | None]:
-    """Start latents ``[count, latent_dim]`` and target of ``reset``'s options, checked.
+    """Return start latents ``[num_envs, latent_dim]`` and target of ``reset``'s options.
 
     Args:
-        core: of the environment.
-        options: of ``reset``.
-        count: number of edits.
+        core: core of the environment.
+        options: options of ``reset``.
         others: further keys that are allowed; they are not read here.
 
     Raises:
-        ValueError: no dict, an unknown key, a latent of the wrong shape or out of bounds, or a
+        ValueError: not a dict, an unknown key, a latent of the wrong shape or out of bounds, or a
             target with unknown names.
     """
     options = check_options(options, ("latent", "target", *others))
@@ -111,23 +118,23 @@ def read_options(
         if not isinstance(target, Mapping):
             raise ValueError(f"options['target'] is {target!r}; expected a dict")
         core.task.check_target(target)
-    return None if latent is None else _read_latents(core, latent, count), target
+    return None if latent is None else _read_starts(core, latent), target
 
 
-def _read_latents(core: EditCore, latent: Any, count: int) -> np.ndarray:
+def _read_starts(core: EditCore, latent: Any) -> np.ndarray:
     if isinstance(latent, torch.Tensor):
         latent = latent.detach().cpu()
     try:
         latents = np.asarray(latent, dtype=np.float32)
     except (TypeError, ValueError):
         raise ValueError(f"options['latent'] is {one_line(latent)}; expected numbers") from None
-    shape = (count, core.backbone.latent_dim)
+    shape = (core.num_envs, core.backbone.latent_dim)
     if latents.shape not in (shape, shape[1:]):
         raise ValueError(
             f"options['latent'] has shape {latents.shape}; expected {shape} or {shape[1:]}"
         )
     bound = core.task.latent_bound
-    if bound == "sphere":
+    if isinstance(bound, str):  # "sphere"
         if not np.isfinite(latents).all() or not latents.any(axis=-1).all():
             raise ValueError("options['latent'] must be finite and not all zero")
     elif not (np.abs(latents) <= bound).all():  # NaN fails too
@@ -139,10 +146,10 @@ def _read_latents(core: EditCore, latent: Any, count: int) -> np.ndarray:
 
 
 def check_render_mode(render_mode: str | None, allowed: Sequence[str]) -> None:
-    """Check the mode, and that there is what rendering needs.
+    """Check the mode, and that pygame works if there is one.
 
     Raises:
-        ValueError: neither None nor one of the modes allowed.
+        ValueError: neither None nor an allowed mode.
         gymnasium.error.DependencyNotInstalled: pygame-ce is missing or broken.
     """
     if render_mode is None:
@@ -155,7 +162,7 @@ def check_render_mode(render_mode: str | None, allowed: Sequence[str]) -> None:
 
 
 def read_action(space: spaces.Space, action: Any) -> np.ndarray:
-    """An action, or a batch of them, as an array of the space's dtype.
+    """Return an action, or a batch of actions, as an array of the space's dtype.
 
     Raises:
         ValueError: outside the space, or not finite.
@@ -164,9 +171,9 @@ def read_action(space: spaces.Space, action: Any) -> np.ndarray:
         array = np.asarray(action)
     except ValueError:  # nested lists of different lengths
         array = np.asarray(None)
-    dtype: Any = space.dtype
-    if array.dtype != np.bool_ and np.can_cast(array.dtype, dtype, "same_kind"):
-        array = array.astype(dtype)
+    assert space.dtype is not None
+    if array.dtype != np.bool_ and np.can_cast(array.dtype, space.dtype, "same_kind"):
+        array = array.astype(space.dtype)
         if space.contains(array):
             return array
     subject = "actions are" if isinstance(space, spaces.MultiDiscrete) else "action is"
@@ -174,10 +181,10 @@ def read_action(space: spaces.Space, action: Any) -> np.ndarray:
 
 
 def read_latents(latents: Any, latent_dim: int) -> np.ndarray:
-    """Latents as float32 ``[N, latent_dim]``; N may be 0.
+    """Return latents as float32 ``[N, latent_dim]``; N may be 0.
 
     Raises:
-        ValueError: another shape, or not finite numbers.
+        ValueError: another shape, or values that are not finite.
     """
     if isinstance(latents, torch.Tensor):
         latents = latents.detach().cpu().numpy()
@@ -195,14 +202,14 @@ def read_latents(latents: Any, latent_dim: int) -> np.ndarray:
 
 
 def check_state(state: Any, expected: Mapping[str, Any], name: str = "state") -> None:
-    """Refuse what is no saved state of this environment.
+    """Check that a value is a saved state of this environment.
 
     Args:
-        state: what was given.
-        expected: a state of this environment, to compare with: same keys, arrays of the same
-            shapes and kinds, lists of the same lengths, other values of the same types, and the
-            same for dicts within. What is in ``random`` is left to `generator`.
-        name: what it is called in the message.
+        state: value to check.
+        expected: state of this environment. The value must have the same keys, with arrays of the
+            same shapes and dtypes, lists of the same lengths, other values of the same types, and
+            the same in nested dicts. ``random`` is checked by `random_generator`.
+        name: name of the value in the message.
 
     Raises:
         ValueError: the first difference.
@@ -214,11 +221,11 @@ def check_state(state: Any, expected: Mapping[str, Any], name: str = "state") ->
             f"{name} has the keys {sorted(map(str, state))}; expected {sorted(expected)}"
         )
     for key, value in expected.items():
-        given = state[key]
+        actual = state[key]
         if isinstance(value, Mapping) and key != "random":
-            check_state(given, value, f"{name}[{key!r}]")
-        elif _kind(given) != _kind(value):
-            raise ValueError(f"{name}[{key!r}] is {_kind(given)}; expected {_kind(value)}")
+            check_state(actual, value, f"{name}[{key!r}]")
+        elif _kind(actual) != _kind(value):
+            raise ValueError(f"{name}[{key!r}] is {_kind(actual)}; expected {_kind(value)}")
 
 
 def _kind(value: Any) -> str:
@@ -229,8 +236,8 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def generator(state: Mapping[str, Any]) -> np.random.Generator:
-    """A random generator that goes on from a saved ``bit_generator.state``."""
+def random_generator(state: Mapping[str, Any]) -> np.random.Generator:
+    """Return a random generator that continues from a saved ``bit_generator.state``."""
     rng, _ = seeding.np_random()
     try:
         rng.bit_generator.state = state
@@ -240,5 +247,5 @@ def generator(state: Mapping[str, Any]) -> np.random.Generator:
 
 
 def one_line(value: object) -> str:
-    """What it is, on one line."""
+    """Return ``repr(value)`` on one line."""
     return " ".join(repr(value).split())

@@ -1,9 +1,9 @@
-"""What all vector environments share, apart from their task: seeds, masks, limits and infos."""
+"""Seeds, masks, step limits and infos of vector environments."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,54 +15,52 @@ from latentgym.envs.options import PlainSpec, one_line
 
 
 class RowsVectorEnv(PlainSpec, VectorEnv):
-    """A vector environment whose rows draw from generators of their own, as `SyncVectorEnv`'s."""
+    """A vector environment with one random generator per row, as in `SyncVectorEnv`."""
 
-    _rngs: list[np.random.Generator] | None = None
-    _seeds: list[int] | None = None
-    num_envs: int
+    # Empty until the rows are seeded.
+    _rngs: Sequence[np.random.Generator] = ()
+    _seeds: Sequence[int] = ()
 
-    @property  # type: ignore[misc]  # Gymnasium has an attribute that can be set
+    # As in Gymnasium's own SyncVectorEnv, one for each row instead of one for all.
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each row's random generator."""
         self._seed_rows(None, np.zeros(self.num_envs, dtype=np.bool_))
-        return tuple(self._rngs or ())
+        return tuple(self._rngs)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """What each row's generator was seeded with, or -1 where it came from a saved state."""
+        """The seed of each row's generator, or -1 if it came from a saved state."""
         self._seed_rows(None, np.zeros(self.num_envs, dtype=np.bool_))
-        return tuple(self._seeds or ())
+        return tuple(self._seeds)
 
     def _seed_rows(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
-        """Seed the generators of the rows in ``mask``, and those of all rows where there are none.
+        """Seed the generators of the rows in ``mask``; the first time, those of all rows.
 
         Args:
-            seed: row ``i`` is seeded with ``seed + i``, or with the i-th of a sequence; ``None``
-                keeps a row's generator.
+            seed: random seed; row ``i`` gets ``seed + i``, or the i-th value of a sequence.
+                ``None`` keeps a row's generator.
             mask: bool ``[num_envs]``.
 
         Raises:
             ValueError: neither an integer nor a sequence of ``num_envs``.
-            gymnasium.error.Error: a row's seed is negative or no integer.
+            gymnasium.error.Error: a row's seed is negative or not an integer.
         """
-        if seed is None and self._rngs is not None:
+        if seed is None and self._rngs:
             return
-        seeds = read_seeds(seed, self.num_envs)
-        new = [
-            self._rngs is None or (m and s is not None) for m, s in zip(mask, seeds, strict=True)
-        ]
-        seeded = [seeding.np_random(s) if n else None for n, s in zip(new, seeds, strict=True)]
-        before: list[Any] = list(zip(self._rngs or (), self._seeds or (), strict=True))
-        pairs = [pair or before[row] for row, pair in enumerate(seeded)]
-        self._rngs, self._seeds = [rng for rng, _ in pairs], [number for _, number in pairs]
-
-    def _generators(self, mask: np.ndarray) -> list[np.random.Generator]:
-        """Return the generators of the rows in ``mask``."""
-        assert self._rngs is not None
-        return [self._rngs[row] for row in np.flatnonzero(mask).tolist()]
+        rngs: list[np.random.Generator] = []
+        seeds: list[int] = []
+        for row, row_seed in enumerate(read_seeds(seed, self.num_envs)):
+            if not self._rngs or (mask[row] and row_seed is not None):
+                rng, used_seed = seeding.np_random(row_seed)
+            else:
+                rng, used_seed = self._rngs[row], self._seeds[row]
+            rngs.append(rng)
+            seeds.append(used_seed)
+        self._rngs, self._seeds = rngs, seeds
 
     def _set_generators(self, rngs: list[np.random.Generator]) -> None:
-        """Draw from these generators, whose seeds nobody knows."""
+        """Use these generators, whose seeds are not known."""
         self._rngs, self._seeds = rngs, [-1] * self.num_envs
 
 
@@ -73,7 +71,7 @@ def check_num_envs(num_envs: int) -> None:
 
 
 def step_limit(max_episode_steps: int | None) -> float:
-    """The number of steps after which a row is truncated: infinity for ``None`` or -1."""
+    """Return the number of steps after which a row is truncated; infinity for ``None`` or -1."""
     if max_episode_steps is None or max_episode_steps == -1:
         return math.inf
     if not isinstance(max_episode_steps, (int, np.integer)) or max_episode_steps < 1:
@@ -84,11 +82,11 @@ def step_limit(max_episode_steps: int | None) -> float:
 
 
 def read_mask(options: Mapping[str, Any] | None, num_envs: int, begun: bool) -> np.ndarray:
-    """The rows to reset: ``options["reset_mask"]``, or all. The options are not changed.
+    """Return the mask of the rows to reset: ``options["reset_mask"]``, or all.
 
     Args:
-        options: of ``reset``.
-        num_envs: rows there are.
+        options: options of ``reset``. They are not changed.
+        num_envs: number of rows.
         begun: whether a reset came before; the first one must be of all rows.
 
     Returns:
@@ -112,7 +110,7 @@ def read_mask(options: Mapping[str, Any] | None, num_envs: int, begun: bool) -> 
 
 
 def read_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
-    """The seed of each row: ``seed + i``, or the i-th of a sequence.
+    """Return the seed of each row: ``seed + i``, or the i-th value of a sequence.
 
     Raises:
         ValueError: neither an integer nor a sequence of ``num_envs``.
@@ -131,14 +129,14 @@ def read_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[i
 
 
 def rows_to_reset(mode: AutoresetMode, ended: np.ndarray) -> np.ndarray:
-    """The rows that the coming step resets instead of moving them.
+    """Return the mask of the rows that the next step resets instead of moving them.
 
     Args:
         mode: what happens to a row whose episode has ended.
         ended: bool ``[num_envs]``: the rows whose episode ended and that were not reset since.
 
     Raises:
-        gymnasium.error.ResetNeeded: there are any, and resetting them is the caller's task.
+        gymnasium.error.ResetNeeded: a row ended, and the caller has to reset it.
     """
     if mode == AutoresetMode.DISABLED and ended.any():
         raise gym.error.ResetNeeded(
@@ -148,50 +146,51 @@ def rows_to_reset(mode: AutoresetMode, ended: np.ndarray) -> np.ndarray:
     return ended
 
 
-def spread(info: Mapping[str, Any], mask: np.ndarray) -> dict[str, Any]:
-    """Infos as Gymnasium's vector environments lay them out, each with its ``_mask``.
+def with_masks(
+    info: Mapping[str, Any], lay_out: Callable[[Any], Any], make_mask: Callable[[], Any]
+) -> dict[str, Any]:
+    """Return infos as in Gymnasium's vector environments: each with its ``_mask``.
 
     Args:
-        info: arrays with one entry for each row in ``mask``, or dicts of such.
-        mask: bool ``[num_envs]``.
-
-    Returns:
-        Arrays of ``num_envs`` entries, zero outside the mask. Without any row, nothing.
+        info: arrays or tensors, or dicts of these.
+        lay_out: makes one entry per row of the environment.
+        make_mask: makes a copy of the mask.
     """
-    if not mask.any():
-        return {}
     infos: dict[str, Any] = {}
     for key, value in info.items():
-        if isinstance(value, Mapping):
-            infos[key] = spread(value, mask)
-        else:
-            infos[key] = np.zeros((len(mask), *value.shape[1:]), dtype=value.dtype)
-            infos[key][mask] = value
-        infos[f"_{key}"] = mask.copy()
+        is_dict = isinstance(value, Mapping)
+        infos[key] = with_masks(value, lay_out, make_mask) if is_dict else lay_out(value)
+        infos[f"_{key}"] = make_mask()
     return infos
 
 
-def take(info: Mapping[str, Any], mask: np.ndarray) -> dict[str, Any]:
-    """The entries of the rows in ``mask``, of arrays that have one for each row."""
-    return {
-        key: take(value, mask) if isinstance(value, Mapping) else value[mask]
-        for key, value in info.items()
-    }
+def masked_infos(info: Mapping[str, Any], mask: np.ndarray) -> dict[str, Any]:
+    """Return infos of the rows in ``mask``, each with its ``_mask``; nothing for an empty mask.
 
+    Args:
+        info: arrays with one entry per row of the environment, or dicts of these.
+        mask: bool ``[num_envs]``.
 
-def shown(info: Mapping[str, Any], mask: np.ndarray) -> dict[str, Any]:
-    """Of infos of all rows, those of the rows in ``mask``, spread."""
-    return spread(take(info, mask), mask)
+    Returns:
+        Arrays of the same length, zero outside the mask.
+    """
+
+    def lay_out(value: np.ndarray) -> np.ndarray:
+        entries = np.zeros_like(value)
+        entries[mask] = value[mask]
+        return entries
+
+    return with_masks(info, lay_out, mask.copy) if mask.any() else {}
 
 
 def final_infos(
     observations: np.ndarray | Mapping[str, np.ndarray], info: dict[str, Any], ended: np.ndarray
 ) -> dict[str, Any]:
-    """What `AutoresetMode.SAME_STEP` tells of the episodes that a step ended.
+    """Return the infos that `AutoresetMode.SAME_STEP` adds when a step ends episodes.
 
     Args:
-        observations: of all rows, the last of those episodes.
-        info: spread infos of the ended rows.
+        observations: last observations of these episodes, in a batch of all rows.
+        info: infos of the ended rows, with masks.
         ended: bool ``[num_envs]``.
     """
     final_obs = np.full(len(ended), None, dtype=object)

@@ -116,7 +116,7 @@ def test_a_step_that_fails_ends_the_edit(spoilable, rows, role, spoil):
     actions = sampled(env, 3)
     env.reset(seed=0)
     env.step(actions[0])
-    network = env.core.networks[role]
+    network = env.core.assessor.networks[role]
     network.spoil = spoil
     try:
         assert_fails(lambda: env.step(actions[1]), role, spoil, rows or 1)
@@ -137,7 +137,7 @@ def test_a_reset_that_fails_begins_nothing(spoilable, rows, role, spoil):
     action = sampled(env, 1)[0]
     env.reset(seed=0)
     env.step(action)
-    network = env.core.networks[role]
+    network = env.core.assessor.networks[role]
     network.spoil = spoil
     try:
         assert_fails(env.reset, role, spoil, rows or 1)
@@ -157,7 +157,7 @@ def test_a_reset_that_fails_within_a_step_ends_all_edits(spoilable, env_id, mode
     env.reset(seed=0)
     if mode == "NextStep":
         env.step(actions)
-    network, calls = env.core.networks["discriminator"], []
+    network, calls = env.core.assessor.networks["discriminator"], []
 
     def spoil(outputs):
         calls.append(outputs)
@@ -183,7 +183,7 @@ def test_an_impossible_start_leaves_the_edit_as_it_was(spoilable, monkeypatch):
         action = sampled(env, 1)[0]
         for each in (env, untouched):
             each.reset(seed=0)
-        judge = env.core.networks["judge"]
+        judge = env.core.assessor.networks["judge"]
         judge.spoil = lambda logits: logits + 100 * torch.eye(7)[1]
         try:
             with pytest.raises(RuntimeError, match=r"^40 random starts all show the target"):

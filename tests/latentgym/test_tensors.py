@@ -208,10 +208,12 @@ def test_what_is_not_finite_shows_at_once_and_is_raised_at_the_episodes_end(
         each.reset(seed=0)
     zeros = torch.zeros(2, dtype=torch.int64)
     assert torch.isfinite(env.step(zeros)[1]).all()
-    discriminator = env.core.networks["discriminator"]
+    discriminator = env.core.assessor.networks["discriminator"]
     with monkeypatch.context() as patch:
         spoilt = torch.tensor([1.0, float("nan")])
-        patch.setitem(env.core.networks, "discriminator", lambda x: discriminator(x) * spoilt)
+        patch.setitem(
+            env.core.assessor.networks, "discriminator", lambda x: discriminator(x) * spoilt
+        )
         assert torch.isfinite(env.step(zeros)[1]).tolist() == [True, False]
     env.step(zeros)  # finite again, but the episode is not to be trusted
     with pytest.raises(FloatingPointError, match=r"^the backbone's networks returned a score that"):

@@ -10,7 +10,7 @@ from torch_states import float64
 
 import gan_backbones
 from agents.search.gradient import MyopicGradientPolicy, adam_ascent
-from latentgym.core import _folded
+from latentgym.assessor import _folded
 from latentgym.task import _load
 
 STATES = {

@@ -96,7 +96,9 @@ def compare_networks(backbone: Backbone, batch: int, seconds: float, seed: int) 
     }
     contenders = {
         "plain": _without_gradients(_forward, plain, latents),
-        **{name: _without_gradients(core.forward, latents) for name, core in cores.items()},
+        **{
+            name: _without_gradients(core.assessor.forward, latents) for name, core in cores.items()
+        },
     }
     times = race(contenders, seconds)
     return {
@@ -121,7 +123,7 @@ def compare_scores(backbone: Backbone, seed: int) -> Report:
         name: gym.make_vec(ENV, num_envs=rows, backbone=backbone, start="any", **options)
         for name, options in tasks.items()
     }
-    envs["plain"].core.networks = backbone.networks
+    envs["plain"].core.assessor.networks = backbone.networks
     for env in envs.values():
         _, infos = env.reset(seed=seed)
     report = {name: dict.fromkeys(ERRORS, 0.0) for name in tasks if name != "plain"}
@@ -155,7 +157,7 @@ def compare_environments(backbone: str, count: int, seconds: float, seed: int) -
     plain = [env.backbone.generator, env.backbone.discriminator, env.backbone.classifier]
     contenders = {
         "bare, plain": _without_gradients(_forward, plain, latents),
-        "bare, prepared": _without_gradients(core.forward, latents),
+        "bare, prepared": _without_gradients(core.assessor.forward, latents),
         ENV: _stepper(env, seed),
     }
     times = race(contenders, seconds, EPISODE)
@@ -223,7 +225,7 @@ def measure_device(backbone: str, seconds: float, seed: int) -> Report:
         actions = torch.zeros(count, dtype=torch.int64, device="cuda")
         times = race(
             {
-                "bare": _awaited(_without_gradients(_each, core.forward, chunks)),
+                "bare": _awaited(_without_gradients(_each, core.assessor.forward, chunks)),
                 ENV: _awaited(partial(env.step, actions)),
             },
             seconds,

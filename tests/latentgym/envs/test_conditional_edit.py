@@ -90,8 +90,8 @@ def test_two_labels_of_one_backbone_object_stay_apart():
     assert np.abs(shown(second).astype(int) - decoded(backbone, latents, OTHER)).max() <= 1
     assert not backbone.generator.label.any()
     # Environments of one label share their prepared networks.
-    assert first.unwrapped.core.networks is vector.unwrapped.core.networks
-    assert first.unwrapped.core.networks is not second.unwrapped.core.networks
+    assert first.unwrapped.core.assessor.networks is vector.unwrapped.core.assessor.networks
+    assert first.unwrapped.core.assessor.networks is not second.unwrapped.core.assessor.networks
 
 
 def test_a_backbone_that_was_conditioned_before_needs_no_label():

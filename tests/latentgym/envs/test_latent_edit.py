@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import latentgym
 from gan_backbones import Backbone, load
 from gan_backbones.networks import Judge
-from latentgym.core import MAX_IMAGES, EditCore
+from latentgym.assessor import MAX_IMAGES
+from latentgym.core import EditCore
 from latentgym.envs.latent_edit import LatentEditEnv
 from latentgym.task import EditTask
 
@@ -441,10 +442,12 @@ def test_gradient_of_the_potential_points_uphill(make, realism, attribute):
 def test_scores_in_cut_off_regions_give_no_nan(make, monkeypatch):
     env = make(realism_score="log_probability", attribute_score="margin")
     env.reset(seed=0)
-    classifier = env.unwrapped.core.networks["classifier"]
-    monkeypatch.setitem(env.unwrapped.core.networks, "classifier", lambda x: 1e4 * classifier(x))
+    classifier = env.unwrapped.core.assessor.networks["classifier"]
     monkeypatch.setitem(
-        env.unwrapped.core.networks, "discriminator", lambda x: x.sum((1, 2, 3)) * 1e4
+        env.unwrapped.core.assessor.networks, "classifier", lambda x: 1e4 * classifier(x)
+    )
+    monkeypatch.setitem(
+        env.unwrapped.core.assessor.networks, "discriminator", lambda x: x.sum((1, 2, 3)) * 1e4
     )
     for action in range(5):
         observation, reward, *_ = env.step(action)
@@ -456,8 +459,10 @@ def test_a_network_that_returns_nan_stops_the_edit(make, monkeypatch, role):
     env = make()
     env.reset(seed=0)
     env.step(0)
-    network = env.unwrapped.core.networks[role]
-    monkeypatch.setitem(env.unwrapped.core.networks, role, lambda x: network(x) * float("nan"))
+    network = env.unwrapped.core.assessor.networks[role]
+    monkeypatch.setitem(
+        env.unwrapped.core.assessor.networks, role, lambda x: network(x) * float("nan")
+    )
     with pytest.raises(FloatingPointError, match="not finite"):
         env.step(0)
 
@@ -534,7 +539,9 @@ def test_an_impossible_start_is_an_error(make, monkeypatch):
     monkeypatch.setattr("latentgym.core.MAX_START_DRAWS", 20)
     env = make(start="lacks_target", target={"hair": "bun"})
     logits = torch.tensor([[0.0, 9, 0, 0, 0, 0, 0]])
-    monkeypatch.setitem(env.unwrapped.core.networks, "judge", lambda x: logits.repeat(len(x), 1))
+    monkeypatch.setitem(
+        env.unwrapped.core.assessor.networks, "judge", lambda x: logits.repeat(len(x), 1)
+    )
     message = "20 random starts all show the target {'hair': 'bun'}; pass start='any'"
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
         env.reset(seed=0)
@@ -718,7 +725,7 @@ LIST = "hair, hairColor, glasses"
 )
 def test_bad_arguments(make, tiny_file, options, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}[^\n]*$"):
-        EditTask(**{"backbone": tiny_file, **OPTIONS, **options})
+        EditCore(EditTask(**{"backbone": tiny_file, **OPTIONS, **options}), 1)
     with pytest.raises(ValueError, match=re.escape(message)):
         make(**options)
 
@@ -747,7 +754,7 @@ def test_the_backbone_is_shared_and_not_changed(make, tiny_file, tiny):
     before = {k: v.clone() for k, v in tiny.generator.state_dict().items()}
     one, two = make(backbone=tiny), make(backbone=tiny)
     one.reset(seed=0)
-    assert one.unwrapped.core.networks is two.unwrapped.core.networks
+    assert one.unwrapped.core.assessor.networks is two.unwrapped.core.assessor.networks
     assert one.unwrapped.backbone is tiny
     assert all(torch.equal(v, before[k]) for k, v in tiny.generator.state_dict().items())
     assert make().unwrapped.backbone is make().unwrapped.backbone
@@ -758,13 +765,13 @@ def test_the_backbone_is_shared_and_not_changed(make, tiny_file, tiny):
 
 def test_images_pass_in_chunks(tiny_file, monkeypatch):
     core = EditCore(EditTask(**{"backbone": tiny_file, **OPTIONS}), 4096)
-    sizes, generator = [], core.networks["generator"]
+    sizes, generator = [], core.assessor.networks["generator"]
 
     def record(latents):
         sizes.append(len(latents))
         return generator(latents)
 
-    monkeypatch.setitem(core.networks, "generator", record)
+    monkeypatch.setitem(core.assessor.networks, "generator", record)
     rows = torch.arange(4096)
     core.reset(rows, [np.random.default_rng(i) for i in range(4096)])
     core.step(rows, torch.ones(4096, LATENT_DIM))

@@ -74,13 +74,13 @@ def test_vector_rows_see_what_single_environments_see(backbone):
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_an_image_is_generated_once_per_step(backbone, monkeypatch, num_envs):
     env = make(ENV_ID, backbone).unwrapped if num_envs == 1 else make_vec(ENV_ID, backbone, 3, 2)
-    generator, sizes = env.core.networks["generator"], []
+    generator, sizes = env.core.assessor.networks["generator"], []
 
     def counting(latents):
         sizes.append(len(latents))
         return generator(latents)
 
-    monkeypatch.setitem(env.core.networks, "generator", counting)
+    monkeypatch.setitem(env.core.assessor.networks, "generator", counting)
     env.reset(seed=0)
     assert sizes == [num_envs]
     for action in sampled(env, 2):  # the second is the last of the vector environment's episode
