@@ -29,10 +29,10 @@ from agents.observations import as_batch, check_values, layout, split, subspaces
 from agents.saving import check_finite, describe, load_weights
 from agents.schedules import linear
 from agents.space_json import space_from_json
-from agents.validation import boolean, checked_seed, fraction, layer_widths, number
 from gan_backbones.utils.devices import usable_device
 from gan_backbones.utils.files import read_safetensors, write_safetensors
 from gan_backbones.utils.progress import ProgressBar
+from gan_backbones.utils.validation import boolean, checked_seed, fraction, layer_widths, number
 
 logger = logging.getLogger("agents")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,20 @@ from gymnasium.vector import VectorEnv
 
 from agents.base import Agent
 from agents.evaluation import evaluate
-from agents.validation import integer
+from gan_backbones.utils.validation import integer
+
+
+def as_callbacks(callback: Callable | Iterable[Callable] | None) -> list[Callable]:
+    """Return one callback, several, or ``None``, as a list.
+
+    Raises:
+        ValueError: something that cannot be called.
+    """
+    if callback is None or callable(callback):
+        return [] if callback is None else [callback]
+    if not isinstance(callback, Iterable) or not all(map(callable, found := list(callback))):
+        raise ValueError(f"callback is {callback!r}; it must be a function or a list of functions")
+    return found
 
 
 class Resumable(Agent, Protocol):

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from agents.base import BaseAgent, LearningBar
-from agents.callbacks import CheckpointCallback
+from agents.callbacks import CheckpointCallback, as_callbacks
 from agents.collector import Step
 from agents.environments import interruptible, uses_env
 from agents.networks import QNetwork, building
@@ -31,8 +31,8 @@ from agents.observations import subspaces
 from agents.replay import Batch, ReplayBuffer
 from agents.saving import check_finite, get_env_state, pack, set_env_state, unpack
 from agents.schedules import linear
-from agents.validation import boolean, callables, fraction, integer
 from gan_backbones.utils.files import read_safetensors, write_safetensors
+from gan_backbones.utils.validation import boolean, fraction, integer
 
 CHECKPOINT_FORMAT = "latentgym-dqn-checkpoint-4"
 
@@ -450,7 +450,7 @@ class DQN(BaseAgent):
         return int(self._rng.integers(2**31))
 
     def _checked_callbacks(self, callback: Any, env: VectorEnv) -> list[Callback]:
-        callbacks = callables(callback)
+        callbacks = as_callbacks(callback)
         for function in callbacks:
             if uses_env(function, env):
                 raise ValueError(

@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import PassiveEnvChecker
 
-from agents.validation import integer
+from gan_backbones.utils.validation import integer
 
 
 def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:

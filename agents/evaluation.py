@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 
 from agents.collector import Collector
 from agents.environments import NumpyVectorEnv, as_vector_env, interruptible
-from agents.validation import checked_seed, integer
+from gan_backbones.utils.validation import checked_seed, integer
 
 PATIENCE = 100_000
 """Steps without the end of an episode after which `evaluate` warns."""

@@ -8,14 +8,17 @@ Example:
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from agents.environments import registered_id
+from gan_backbones.utils.validation import is_number
 
 FILE = Path(__file__).with_name("hyperparameters.yaml")
 
@@ -62,3 +65,24 @@ def known_good(agent: str, env_id: str) -> dict[str, Any]:
 def entries() -> dict[str, dict[str, dict[str, Any]]]:
     """The whole file: agent to environment to ``timesteps``, ``num_envs`` and the rest."""
     return yaml.safe_load(FILE.read_text())
+
+
+def check_names(
+    agent: str, values: Mapping[str, Any], parameters: Mapping[str, Parameter], allowed: list[str]
+) -> None:
+    """Raise a ValueError for the first hyper-parameter that does not exist or is no number.
+
+    Args:
+        agent: its kind, for the message.
+        values: by name.
+        parameters: parameters of the agent's constructor; a default that is a number says that the
+            value must be one.
+        allowed: the names there are.
+    """
+    for name, value in values.items():
+        if name not in allowed:
+            raise ValueError(
+                f"unknown hyper-parameter {name!r} of {agent}; allowed: {', '.join(allowed)}"
+            )
+        if name in parameters and is_number(parameters[name].default) and isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}; it must be a number")

@@ -12,8 +12,8 @@ from gymnasium.vector import VectorEnv
 from agents.base import Agent
 from agents.dqn import DQN
 from agents.environments import make_env
+from agents.hyperparameters import check_names
 from agents.reinforce import Reinforce
-from agents.validation import check_names
 from gan_backbones.utils.files import read_format
 
 KINDS = (

@@ -21,11 +21,12 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
 
 from agents.base import BaseAgent, LearningBar
+from agents.callbacks import as_callbacks
 from agents.collector import Step
 from agents.environments import interruptible
 from agents.networks import building, multilayer_perceptron
 from agents.observations import encode, encoded_size, is_image, subspaces
-from agents.validation import boolean, callables, integer, number
+from gan_backbones.utils.validation import boolean, integer, number
 
 Callback = Callable[["Reinforce"], object]
 
@@ -170,7 +171,7 @@ class Reinforce(BaseAgent):
         """
         env = self._check_can_learn()
         total_timesteps = integer("total_timesteps", total_timesteps, 0)
-        callbacks = callables(callback)
+        callbacks = as_callbacks(callback)
         first, last = self.num_timesteps, self.num_timesteps + total_timesteps
         bar = LearningBar(self, total_timesteps, first, progress_bar)
         with bar, interruptible(env):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gan_backbones.backbone import Backbone, BackboneError
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.networks import KINDS
 from gan_backbones.networks.inference import fold
 from gan_backbones.utils.devices import plain_mode
@@ -55,7 +56,7 @@ def check_backbone(backbone: Backbone, seed: int = 0) -> None:
     check_latent_dim(backbone.latent_dim)
     for role, network in backbone.networks.items():
         _check_frozen(role, network)
-    inputs = draw_latents(backbone, COUNT, seed)
+    inputs = sample_inputs(backbone, COUNT, seed)
     for role, network in backbone.networks.items():
         with _leaves_no_trace(role, network):
             outputs = _check_function(backbone, role, network, inputs)
@@ -76,11 +77,10 @@ def check_latent_dim(latent_dim: object) -> None:
         raise BackboneError(f"latent_dim is {latent_dim!r}; expected a positive int")
 
 
-def draw_latents(backbone: Backbone, count: int, seed: int = 0) -> torch.Tensor:
-    """Latents ``[count, latent_dim]`` from N(0, I), on the generator's device."""
+def sample_inputs(backbone: Backbone, count: int, seed: int = 0) -> torch.Tensor:
+    """Draw latents ``[count, latent_dim]`` on the generator's device."""
     own = [*backbone.generator.parameters(), *backbone.generator.buffers()]
-    rng = torch.Generator().manual_seed(seed)
-    latents = torch.randn(count, backbone.latent_dim, generator=rng, dtype=torch.float32)
+    latents = draw_latents(count, backbone.latent_dim, seed)
     return latents.to(own[0].device if own else "cpu")
 
 

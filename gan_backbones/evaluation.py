@@ -9,6 +9,7 @@ from torch import nn
 
 from gan_backbones.backbone import Backbone
 from gan_backbones.datasets.cartoon_set import to_float
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.metrics import (
     QUANTILES,
     batched,
@@ -91,8 +92,7 @@ def _evaluate(
     backbone: Backbone, images: torch.Tensor, labels: torch.Tensor | None, seed: int
 ) -> dict[str, Any]:
     schema = backbone.schema
-    rng = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(images), backbone.latent_dim, generator=rng, dtype=torch.float32)
+    latents = draw_latents(len(images), backbone.latent_dim, seed)
     generated = generate(backbone.generator, latents, labels, schema)
 
     def real(network):

@@ -12,6 +12,7 @@ from torch import nn
 
 from gan_backbones import Backbone, BackboneError
 from gan_backbones.networks.inference import fold
+from gan_backbones.utils.images import to_uint8
 from latentgym.scores import AttributeColumns
 from latentgym.task import EditTask
 
@@ -119,7 +120,7 @@ class NetworkAssessor:
     def pictures(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the images of ``latents`` as uint8 ``[N, C, H, W]``."""
         generator = self.networks["generator"]
-        return torch.cat([_to_uint8(generator(chunk)) for chunk in latents.split(MAX_IMAGES)])
+        return torch.cat([to_uint8(generator(chunk)) for chunk in latents.split(MAX_IMAGES)])
 
     def _assess_chunk(
         self, latents: torch.Tensor, starts: torch.Tensor | None, judge: bool, pictures: bool
@@ -135,7 +136,7 @@ class NetworkAssessor:
             self.columns.log_probabilities(logits),
             identity,
             self._judge_images(images.float()) if judge else None,
-            _to_uint8(images) if pictures else None,
+            to_uint8(images) if pictures else None,
         )
 
     def _forward(self, latents: torch.Tensor) -> Outputs:
@@ -197,7 +198,3 @@ def _concatenate(parts: list[Assessment]) -> Assessment:
 def _to_unit(images: torch.Tensor) -> torch.Tensor:
     """Scale images from [-1, 1] to [0, 1]."""
     return (images.float() + 1) / 2
-
-
-def _to_uint8(images: torch.Tensor) -> torch.Tensor:
-    return (255 * _to_unit(images)).round().clamp(0, 255).byte()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from numbers import Real
@@ -18,6 +18,7 @@ from gan_backbones.latents.directions import DEFAULT_PROBES, direction_matrix
 from gan_backbones.networks import ConditionalGenerator
 from gan_backbones.registry import version
 from gan_backbones.utils.devices import usable_device
+from gan_backbones.utils.validation import check_choice
 from latentgym.scores import ATTRIBUTE_SCORES, REALISM_SCORES
 
 OBSERVATION_PARTS = ("latent", "target", "start", "attributes", "realism")
@@ -76,17 +77,17 @@ class EditTask:
         for name in ("terminate_on_success", "bf16", "compile"):
             _check_flag(name, getattr(self, name))
         usable_device(self.device)
-        _allowed("start", self.start, STARTS)
-        _allowed("realism_score", self.realism_score, REALISM_SCORES)
-        _allowed("attribute_score", self.attribute_score, ATTRIBUTE_SCORES)
-        _allowed("attribute_reward", self.attribute_reward, ATTRIBUTE_REWARDS)
+        check_choice("start", self.start, STARTS)
+        check_choice("realism_score", self.realism_score, REALISM_SCORES)
+        check_choice("attribute_score", self.attribute_score, ATTRIBUTE_SCORES)
+        check_choice("attribute_reward", self.attribute_reward, ATTRIBUTE_REWARDS)
         parts = self.observation
         if isinstance(parts, str) or not isinstance(parts, Sequence) or not parts:
             raise ValueError(
                 f"observation is {parts!r}; expected a list of {', '.join(OBSERVATION_PARTS)}"
             )
         for part in parts:
-            _allowed("observation", part, OBSERVATION_PARTS)
+            check_choice("observation", part, OBSERVATION_PARTS)
         if len(set(parts)) != len(parts):
             raise ValueError(f"observation is {parts!r}; name each part once")
         if not _positive(self.delta):
@@ -179,7 +180,7 @@ class EditTask:
         if isinstance(target, Mapping):
             schema.encode(target)
         for attribute in target:
-            _allowed("target", attribute, schema.names)
+            check_choice("target", attribute, schema.names)
             if attribute not in schema.editable:
                 raise ValueError(
                     f"target names {attribute!r}, which has one variant alone; "
@@ -243,8 +244,3 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 def _positive(value: object) -> bool:
     return _is_number(value) and 0 < value < float("inf")
-
-
-def _allowed(argument: str, value: object, allowed: Iterable[str]) -> None:
-    if value not in tuple(allowed):
-        raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(allowed)}")

@@ -24,14 +24,16 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.base import LearningBar
+from agents.callbacks import as_callbacks
 from agents.environments import as_vector_env, interruptible
+from agents.hyperparameters import check_names
 from agents.observations import is_image
 from agents.saving import describe, load_weights
 from agents.sb3.vec_env import SB3VecEnv, first, from_zero, is_shifted, shift
 from agents.space_json import space_from_json
-from agents.validation import boolean, callables, check_names, checked_seed, integer
 from gan_backbones.utils.devices import plain_mode, usable_device
 from gan_backbones.utils.files import read_safetensors, write_safetensors
+from gan_backbones.utils.validation import boolean, checked_seed, integer
 
 FORMAT = "latentgym-sb3-1"
 
@@ -147,7 +149,7 @@ class SB3Agent:
         if self.algorithm.env is None:
             raise ValueError("the agent has no environment; pass env to load()")
         total_timesteps = integer("total_timesteps", total_timesteps, 0)
-        callbacks = callables(callback)
+        callbacks = as_callbacks(callback)
         if total_timesteps == 0:
             return self
         self._begin_new_episodes()

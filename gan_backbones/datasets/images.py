@@ -15,7 +15,9 @@ from PIL import Image, ImageColor, ImageOps
 from torch.utils.data import Dataset
 
 from gan_backbones.schema import AttributeSchema
+from gan_backbones.utils.images import to_float
 from gan_backbones.utils.progress import ProgressBar
+from gan_backbones.utils.validation import check_choice
 
 ENDINGS = {
     ".png": "PNG",
@@ -166,8 +168,7 @@ class ImageFiles(ImageDataset):
         damaged: str = "error",
         known_damage: Sequence[str] = (),
     ):
-        if damaged not in ("error", "skip"):
-            raise ValueError(f"damaged is {damaged!r}; allowed: error, skip")
+        check_choice("damaged", damaged, ("error", "skip"))
         try:
             ImageColor.getrgb(background)
         except (ValueError, AttributeError):
@@ -329,11 +330,6 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
     )
-
-
-def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images to float32 in [-1, 1]."""
-    return images.float().div_(127.5).sub_(1.0)
 
 
 def check_format(image_size: int, channels: int) -> None:

@@ -15,6 +15,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from gan_backbones.datasets.images import DatasetError, ImageDataset, check_format
 from gan_backbones.schema import AttributeSchema
+from gan_backbones.utils.validation import check_choice
 
 SIDE, PADDED = 28, 32
 PREFIXES = {"train": ("train",), "test": ("t10k",), "all": ("train", "t10k")}
@@ -56,8 +57,7 @@ class MNIST(ImageDataset):
         download: bool = False,
     ):
         check_format(image_size, channels)
-        if split not in PREFIXES:
-            raise ValueError(f"split is {split!r}; allowed: {', '.join(PREFIXES)}")
+        check_choice("split", split, PREFIXES)
         self.root = Path(root)
         raw = self.root / self.source.__name__ / "raw"
         if download:

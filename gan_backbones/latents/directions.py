@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from gan_backbones import AttributeSchema, Backbone
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.metrics import batched
 from gan_backbones.networks import ConditionalGenerator
 from gan_backbones.utils.cache import cached
@@ -195,8 +196,7 @@ def _fitted(
 
 
 def _probe_latents(backbone: Backbone, count: int) -> torch.Tensor:
-    rng = torch.Generator().manual_seed(0)
-    return torch.randn(count, backbone.latent_dim, generator=rng, dtype=torch.float32)
+    return draw_latents(count, backbone.latent_dim)
 
 
 def _on_own_device(

@@ -11,15 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from gan_backbones.backbone import Backbone
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.metrics import batched
 from gan_backbones.schema import AttributeSchema
-
-
-def draw_latents(count: int, latent_dim: int, seed: int = 0) -> torch.Tensor:
-    """Latents from the prior N(0, I), the same for the same seed on every device."""
-    return torch.randn(
-        count, latent_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
-    )
+from gan_backbones.utils.images import to_uint8
 
 
 def lerp(start: torch.Tensor, end: torch.Tensor, count: int) -> torch.Tensor:
@@ -212,7 +207,7 @@ def changing_coordinates(
 def generate(backbone: Backbone, latents: torch.Tensor) -> torch.Tensor:
     """The images of some latents, uint8 ``[N, C, H, W]`` on the CPU."""
     images = batched(backbone.generator, latents.to(device_of(backbone)))
-    return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).byte().cpu()
+    return to_uint8(images).cpu()
 
 
 def label_grid(backbone: Backbone, latents: torch.Tensor) -> tuple[list[str], torch.Tensor]:

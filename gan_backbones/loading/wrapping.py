@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gan_backbones.backbone import Backbone, BackboneError
-from gan_backbones.backbone_checker import check_latent_dim, draw_latents, run
+from gan_backbones.backbone_checker import check_latent_dim, run, sample_inputs
 from gan_backbones.loading.graphs import TorchScriptNetwork
 from gan_backbones.networks.inference import copy_network
 from gan_backbones.schema import AttributeSchema
@@ -230,7 +230,7 @@ def _call(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 def _probe(backbone: Backbone) -> None:
     """Make two images, so that what does not fit is known at once."""
-    latents = draw_latents(backbone, 2)
+    latents = sample_inputs(backbone, 2)
     generator: Any = backbone.generator
     try:
         images = run(backbone, "generator", generator, latents)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gan_backbones.datasets.cartoon_set import to_float
+from gan_backbones.utils.images import to_uint8
 from gan_backbones.utils.progress import ProgressBar
 
 DELAY = 1.0
@@ -41,15 +42,15 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 def as_float(images: torch.Tensor) -> torch.Tensor:
-    """Images as networks want them, float32 in [-1, 1], from those or from uint8."""
+    """Return images as float32 in [-1, 1], from these or from uint8."""
     return to_float(images) if images.dtype == torch.uint8 else images
 
 
 def as_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Images as files hold them, uint8 rounded to nearest, from those or from [-1, 1]."""
+    """Return images as uint8, from uint8 or from [-1, 1]."""
     if images.dtype == torch.uint8:
         return images
-    return images.add(1).mul(127.5).round().clamp(0, 255).byte()
+    return to_uint8(images)
 
 
 def as_rgb(images: torch.Tensor) -> torch.Tensor:

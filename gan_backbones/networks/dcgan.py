@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from gan_backbones.networks.layers import choose, dcgan_init, he_init, widths
+from gan_backbones.networks.layers import dcgan_init, he_init, widths
+from gan_backbones.utils.validation import check_choice
 
 UPSAMPLINGS = ("transposed", "upconv")
 NORMS = ("none", "batch", "spectral")
@@ -81,7 +82,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.config = dict(features=features, channels=channels, image_size=image_size, norm=norm)
-        normalised = choose("norm", norm, NORMS) == "batch"
+        normalised = check_choice("norm", norm, NORMS) == "batch"
         layers: list[nn.Module] = []
         all_widths = widths(features, image_size)
         for i, (width_in, width_out) in enumerate(itertools.pairwise([channels, *all_widths])):
@@ -143,7 +144,7 @@ def generator_layers(
     inputs: int, features: int, channels: int, image_size: int, upsampling: str
 ) -> nn.Sequential:
     """From ``[N, inputs, 1, 1]`` to images; see :class:`Generator` for the arguments."""
-    choose("upsampling", upsampling, UPSAMPLINGS)
+    check_choice("upsampling", upsampling, UPSAMPLINGS)
     all_widths = widths(features, image_size)[::-1]
     layers: list[nn.Module] = [
         nn.ConvTranspose2d(inputs, all_widths[0], 4, bias=False),

@@ -20,17 +20,6 @@ def widths(features: int, image_size: int) -> list[int]:
     return [features * min(2**step, 8) for step in range(steps)]
 
 
-def choose(argument: str, value: str, allowed: tuple[str, ...]) -> str:
-    """``value``, if it is one of ``allowed``.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if value not in allowed:
-        raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(allowed)}")
-    return value
-
-
 def dcgan_init(module: nn.Module) -> None:
     """Normal weights as in the DCGAN paper."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):

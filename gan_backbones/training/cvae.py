@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.networks import ConditionalVAE, Discriminator
 from gan_backbones.schema import AttributeSchema
 from gan_backbones.training.losses import (
@@ -16,7 +17,7 @@ from gan_backbones.training.losses import (
     relativistic_discriminator,
     zero_centred_penalty,
 )
-from gan_backbones.training.trainer import Trainer, TrainingConfig, build, draw_latents, seeded
+from gan_backbones.training.trainer import Trainer, TrainingConfig, build, seeded
 from gan_backbones.utils.validation import NonNegativeFloat, PositiveFloat, PositiveInt
 
 ROWS, COLUMNS = 3, 10

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from gan_backbones.datasets import open_dataset, to_float
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.metrics import batched, mean_pairwise_distance, overfitting_score, saturation
 from gan_backbones.networks import (
     Discriminator,
@@ -30,7 +31,7 @@ from gan_backbones.training.losses import (
     zero_centred_penalty,
 )
 from gan_backbones.training.reward_punishment import PRESETS
-from gan_backbones.training.trainer import Trainer, TrainingConfig, build, draw_latents, seeded
+from gan_backbones.training.trainer import Trainer, TrainingConfig, build, seeded
 from gan_backbones.utils.validation import (
     NonNegativeFloat,
     NonNegativeInt,

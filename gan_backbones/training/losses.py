@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from gan_backbones.utils.validation import check_choice
+
 Targets = float | torch.Tensor
 
 PENALTIES = ("none", "wgan", "r1", "r2", "r1_r2")
@@ -231,8 +233,7 @@ def check_objective(
         ("objective", objective, tuple(OBJECTIVES)),
         ("penalty_kind", penalty_kind, PENALTIES),
     ):
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+        check_choice(name, value, allowed)
     if not 0.5 < real_target <= 1:
         raise ValueError(f"real_target is {real_target}; allowed: above 0.5, up to 1")
     if not 0 <= flipped < 0.5:

@@ -29,6 +29,7 @@ from gan_backbones.datasets import (
     to_float,
 )
 from gan_backbones.evaluation import evaluate_backbone, generate
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.metrics import batched
 from gan_backbones.networks import Classifier, Judge, bake, cost
 from gan_backbones.networks.inference import copy_network
@@ -41,7 +42,6 @@ from gan_backbones.training.trainer import (
     TrainingConfig,
     build,
     checksum,
-    draw_latents,
     grid_png,
     import_tensorboard,
 )

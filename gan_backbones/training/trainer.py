@@ -33,6 +33,7 @@ from torchvision.utils import make_grid, save_image
 
 from gan_backbones.datasets.images import to_float
 from gan_backbones.datasets.splitting import SHARES, check_shares
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.utils.devices import computes_in_bf16, plain_mode
 from gan_backbones.utils.files import write_atomically
 from gan_backbones.utils.locks import folder_lock
@@ -601,11 +602,6 @@ def build(seed: int, *factories: Any) -> list[nn.Module]:
             return [factory() for factory in factories]
         finally:
             torch.set_default_dtype(dtype)
-
-
-def draw_latents(count: int, latent_dim: int, rng: torch.Generator) -> torch.Tensor:
-    """Return ``count`` draws from N(0, I), float32 ``[count, latent_dim]`` on the CPU."""
-    return torch.randn(count, latent_dim, generator=rng, dtype=torch.float32, device="cpu")
 
 
 def checksum(tensor: torch.Tensor) -> int:

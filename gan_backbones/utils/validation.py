@@ -1,4 +1,9 @@
-"""Settings checked field by field: each dataclass field against its annotated type and range."""
+"""Checks of settings and arguments. Each error is one line: name, value, and what is allowed.
+
+`check_fields` checks the fields of a dataclass by their annotations, the other functions check one
+argument each. A value that fits after a conversion without loss is converted: ``1e4`` to 10000,
+NumPy's numbers to Python's.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import math
 import numbers
 import operator
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -44,11 +50,121 @@ class Range:
         return " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
 
 
+MAX_SEED = 2**32 - 1
+"""The largest seed that NumPy, torch and Stable-Baselines3 all take."""
+
 PositiveInt = Annotated[int, Range(least=1)]
 NonNegativeInt = Annotated[int, Range(least=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(least=0)]
 Seed = Annotated[int, Range(least=0, most=2**63 - 1)]
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``allowed``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in (choices := tuple(allowed)):
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(choices)}")
+    return value
+
+
+def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return ``value`` as an int from ``least`` to ``most``.
+
+    Raises:
+        ValueError: not a whole number, or out of range.
+    """
+    if not is_number(value) or value % 1 != 0:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} is {value}; it must be from {least} to {most}")
+    return int(value)
+
+
+def number(
+    name: str,
+    value: Any,
+    least: float | None = None,
+    above: float | None = None,
+    finite: bool = True,
+) -> float:
+    """Return ``value`` as a float that is at least ``least`` or above ``above``.
+
+    Raises:
+        ValueError: not a number, out of range, or infinite where ``finite`` is asked for.
+    """
+    if not is_number(value):
+        raise ValueError(f"{name} is {value!r}; it must be a number")
+    if least is not None and not value >= least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+    if above is not None and not value > above:
+        raise ValueError(f"{name} is {value}; it must be above {above}")
+    try:
+        converted = float(value)
+    except OverflowError:  # an int of more than 308 digits
+        converted = math.inf
+    if finite and math.isinf(converted):
+        raise ValueError(f"{name} is {value}; it must be finite")
+    return converted
+
+
+def fraction(name: str, value: Any) -> float:
+    """Return ``value`` as a float from 0 to 1.
+
+    Raises:
+        ValueError: not a number, or out of range.
+    """
+    if not is_number(value):
+        raise ValueError(f"{name} is {value!r}; it must be a number")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it must be from 0 to 1")
+    return float(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Return ``value`` as a bool; text and numbers are refused, as ``bool("False")`` is true.
+
+    Raises:
+        ValueError: neither True nor False.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {value!r}; it must be True or False")
+    return bool(value)
+
+
+def layer_widths(name: str, value: Any) -> list[int]:
+    """Return the widths of hidden layers as a list of ints, which may be empty.
+
+    Raises:
+        ValueError: not a sequence of whole numbers, or a width below 1.
+    """
+    widths = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(widths, Sequence) or isinstance(widths, (str, bytes)):
+        raise ValueError(f"{name} is {value!r}; it must be a list of whole numbers")
+    try:
+        return [integer(name, width, 1) for width in widths]
+    except ValueError as error:
+        _, _, reason = str(error).partition("; it must be ")
+        raise ValueError(f"{name} is {list(widths)}; each width must be {reason}") from None
+
+
+def checked_seed(value: Any) -> int | None:
+    """Return a seed as an int; ``None`` stays ``None``.
+
+    Raises:
+        ValueError: not a whole number, or out of range.
+    """
+    return None if value is None else integer("seed", value, 0, MAX_SEED)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether it is a real number, and no bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
 def check_fields(settings: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.validation import MAX_SEED
+from gan_backbones.utils.validation import MAX_SEED
 
 
 def check_seed(seed: int) -> None:

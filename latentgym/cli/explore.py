@@ -17,7 +17,6 @@ from gan_backbones.latents.exploration import (
     changing_coordinates,
     coordinate_sweep,
     device_of,
-    draw_latents,
     first_label,
     generate,
     label_grid,
@@ -26,6 +25,7 @@ from gan_backbones.latents.exploration import (
     slerp,
     truncate,
 )
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.metrics import batched
 from gan_backbones.networks import ConditionalGenerator
 from gan_backbones.utils.files import check_output_folder, write_json

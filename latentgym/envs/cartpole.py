@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.envs.classic_control import cartpole as classic
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from gan_backbones.utils.validation import check_choice
 from latentgym.envs import vector_utils
 from latentgym.envs.interrupts import Undo
 from latentgym.envs.options import (
@@ -496,8 +497,7 @@ class Episodes:
         shaping_weight: float = 10.0,
         gamma: float = 0.99,
     ):
-        if reward not in REWARDS:
-            raise ValueError(f"reward is {reward!r}; allowed: {', '.join(REWARDS)}")
+        check_choice("reward", reward, REWARDS)
         if not (isinstance(shaping_weight, Real) and 0 <= shaping_weight < float("inf")):
             raise ValueError(
                 f"shaping_weight is {shaping_weight!r}; it must be a finite number, 0 or more"

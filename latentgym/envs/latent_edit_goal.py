@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 
 from gan_backbones.utils.devices import plain_mode
+from gan_backbones.utils.validation import check_choice
 from latentgym.core import Rows
 from latentgym.envs.edit_rules import Observation
 from latentgym.envs.edit_vector_env import EditVectorEnv
@@ -63,8 +64,7 @@ class LatentEditGoalRules(LatentEditRules):
             raise ValueError(
                 f"observation is {parts!r}; the target is in desired_goal: name another part"
             )
-        if reward not in tuple(GOAL_REWARDS):
-            raise ValueError(f"reward is {reward!r}; allowed: {', '.join(GOAL_REWARDS)}")
+        check_choice("reward", reward, GOAL_REWARDS)
         self._goal_reward = GOAL_REWARDS[reward]
         super().__init__(*args, **task)
 

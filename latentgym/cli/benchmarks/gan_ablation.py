@@ -15,6 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from gan_backbones.datasets import DatasetError, open_dataset, split, to_float
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.metrics import (
     batched,
     classifier_features,
@@ -29,6 +30,7 @@ from gan_backbones.training.classifiers import predict_attributes, train_classif
 from gan_backbones.training.gan import GANConfig, GANTrainer
 from gan_backbones.training.trainer import build
 from gan_backbones.utils.files import check_output_file, write_atomically
+from gan_backbones.utils.images import to_uint8
 from gan_backbones.utils.locks import folder_lock
 from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.benchmarks.repeated_runs import Job, Run, find_runs, repeat_runs
@@ -209,7 +211,7 @@ def run_job(job: Job, materials: Any, strips: Path) -> Run:
     if not all(np.isfinite(losses)):
         return {**result, "diverged_at": int(np.argmin(np.isfinite(losses)))}
     rng = torch.Generator().manual_seed(job["seed"])
-    latents = torch.randn(len(held_out), job["config"]["latent_dim"], generator=rng)
+    latents = draw_latents(len(held_out), job["config"]["latent_dim"], rng)
     generated = batched(trainer.generator, latents)
     _write_strip(strips, job, generated[:SHOWN])
     last = losses[len(losses) // 2 :]
@@ -243,7 +245,7 @@ def _confusion(
     """
     discriminator = bake(trainer.discriminator.eval())
     rng = torch.Generator().manual_seed(trainer.config.seed + 1)
-    latents = torch.randn(len(judged), trainer.config.latent_dim, generator=rng)
+    latents = draw_latents(len(judged), trainer.config.latent_dim, rng)
 
     def real_logits(images: torch.Tensor) -> torch.Tensor:
         return batched(lambda batch: discriminator(to_float(batch)), images)
@@ -320,7 +322,7 @@ def _strip_file(strips: Path, label: str, seed: int) -> Path:
 
 def _write_strip(strips: Path, job: Job, images: torch.Tensor) -> None:
     """Images float32 in [-1, 1] side by side, as a PNG file."""
-    pixels = ((images.permute(2, 0, 3, 1).flatten(1, 2) + 1) * 127.5).round().byte()
+    pixels = to_uint8(images.permute(2, 0, 3, 1).flatten(1, 2))
     encoded = iio.imwrite("<bytes>", pixels.squeeze(-1).numpy(), extension=".png")
     write_atomically(_strip_file(strips, job["label"], job["seed"]), encoded)
 

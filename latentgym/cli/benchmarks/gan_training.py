@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.networks import Discriminator, Generator
 from gan_backbones.training.gan import GANConfig, GANTrainer
 from gan_backbones.utils.devices import computes_in_bf16
 from gan_backbones.utils.files import check_output_file, write_json
+from gan_backbones.utils.images import to_float
 from latentgym.cli.arguments import check_counts, check_seed
 from latentgym.cli.benchmarks.timing import machine, race
 
@@ -100,7 +102,7 @@ def plain_loop(
     loss_of = nn.BCELoss()
     update_d = torch.optim.Adam(discriminator.parameters(), 2e-4, betas=(0.5, 0.999))
     update_g = torch.optim.Adam(generator.parameters(), 2e-4, betas=(0.5, 0.999))
-    floats = images.float() / 127.5 - 1
+    floats = to_float(images)
     rng = torch.Generator().manual_seed(seed)
     ones, zeros = torch.ones(batch_size), torch.zeros(batch_size)
 
@@ -108,7 +110,7 @@ def plain_loop(
         real = floats[torch.randperm(len(floats), generator=rng)[:batch_size]]
         discriminator.zero_grad()
         loss_of(discriminator(real), ones).backward()
-        fake = generator(torch.randn(batch_size, 100, generator=rng))
+        fake = generator(draw_latents(batch_size, 100, rng))
         loss_of(discriminator(fake.detach()), zeros).backward()
         update_d.step()
         generator.zero_grad()

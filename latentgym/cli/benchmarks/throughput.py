@@ -18,6 +18,7 @@ from torch import nn
 import gan_backbones
 import latentgym  # noqa: F401  (registers the environments)
 from gan_backbones import Backbone
+from gan_backbones.latents.sampling import draw_latents
 from gan_backbones.utils.files import check_output_file, write_json
 from gan_backbones.utils.progress import ProgressBar
 from latentgym.cli.arguments import check_counts, check_seed
@@ -272,8 +273,7 @@ def _forward(networks: list[nn.Module], latents: torch.Tensor) -> tuple[torch.Te
 
 
 def _latents(backbone: Backbone, count: int, seed: int) -> torch.Tensor:
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randn(count, backbone.latent_dim, generator=rng)
+    return draw_latents(count, backbone.latent_dim, seed)
 
 
 def _largest(values: torch.Tensor, exact: torch.Tensor) -> float:

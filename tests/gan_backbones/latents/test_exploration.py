@@ -14,7 +14,6 @@ from gan_backbones.latents.exploration import (
     changing_coordinates,
     coordinate_effects,
     coordinate_sweep,
-    draw_latents,
     generate,
     label_grid,
     lerp,
@@ -22,6 +21,7 @@ from gan_backbones.latents.exploration import (
     slerp,
     truncate,
 )
+from gan_backbones.latents.sampling import draw_latents
 
 
 def test_latents_are_the_priors_and_leave_the_global_random_state_alone():
